@@ -1,0 +1,87 @@
+"""Numbers with their unit and spread, as measured on the deployed model."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Interval(_Frozen):
+    """A value with the ends of its interval; `low <= value <= high` need not hold for a skewed bootstrap.
+
+    An accuracy drop carries its two-sided 90 % interval, so that `high` is the one-sided 95 % upper bound.
+    """
+
+    value: Finite
+    low: Finite
+    high: Finite
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Interval":
+        if self.low > self.high:
+            raise ValueError(f"low <= high must hold, but got {self.low} and {self.high}")
+        return self
+
+
+class Speedup(_Frozen):
+    """Baseline latency / candidate latency: median of `n_pairs` paired ratios and its 95 % interval."""
+
+    value: Positive
+    low: Positive
+    high: Positive
+    n_pairs: Annotated[int, Field(ge=1)]
+
+
+class Environment(_Frozen):
+    """Where numbers were measured.
+
+    Attributes:
+        cpu: Name of the processor.
+        capabilities: What OpenVINO says the processor can run, for example INT8.
+        n_cores: Cores that the process may use.
+        inference_threads: Threads of every latency measurement.
+        int8_saturates: Whether 8-bit weights times 8-bit activations overflow on this processor.
+        versions: Version by package name.
+    """
+
+    cpu: str
+    capabilities: tuple[str, ...]
+    n_cores: int
+    inference_threads: int
+    int8_saturates: bool
+    versions: dict[str, str]
+
+
+class Measurement(_Frozen):
+    """What one deployed model does; never NaN, never partly measured.
+
+    Attributes:
+        accuracy: Score of the deployed model on `n_samples` validation samples.
+        torch_accuracy: Score of the torch model that it was exported from, same samples.
+        accuracy_drop: How much worse than the deployed baseline on the same samples, in units of the score,
+            positive when worse whatever the direction of the score; two-sided 90 % interval.
+        agreement: Fraction of samples on which torch and deployed model decide alike.
+        speedup: Paired latency ratio to the baseline.
+        latency_ms: Median of one inference, milliseconds.
+        size_bytes: Bytes of the deployed `.xml` and `.bin`.
+        macs: Multiply-accumulates of one inference.
+        float_layers: Layers that the recipe quantizes but that ran in floating point here.
+        n_samples: Samples behind `accuracy`.
+    """
+
+    accuracy: Finite
+    torch_accuracy: Finite
+    accuracy_drop: Interval
+    agreement: Annotated[float, Field(ge=0, le=1)]
+    speedup: Speedup
+    latency_ms: Positive
+    size_bytes: Annotated[int, Field(gt=0)]
+    macs: Annotated[int, Field(ge=0)]
+    float_layers: tuple[str, ...] = ()
+    n_samples: Annotated[int, Field(gt=0)]

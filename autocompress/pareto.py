@@ -1,0 +1,200 @@
+"""Objectives, candidates, the front of those worth keeping, and the choice among them. Everything here minimizes."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from autocompress.errors import StudyError
+from autocompress.measurement import Measurement
+from autocompress.recipe import Recipe
+
+ObjectiveName = Literal["accuracy_drop", "latency", "size_bytes"]
+DEFAULT_OBJECTIVES: tuple[ObjectiveName, ...] = ("accuracy_drop", "latency", "size_bytes")
+
+_GETTERS: dict[str, Callable[[Measurement], float]] = {
+    "accuracy_drop": lambda m: m.accuracy_drop.value,
+    "latency": lambda m: 1.0 / m.speedup.value,
+    "size_bytes": lambda m: float(m.size_bytes),
+}
+
+
+class Candidate(BaseModel):
+    """A recipe with its measurement, or with the reason why there is none.
+
+    Attributes:
+        digest: `Recipe.digest()`; the name of the candidate's folder.
+        recipe: What was done to the model.
+        label: Name of an anchor such as `int8`, else empty.
+        rung: Fidelity that it reached: `baseline`, or `short` for a short fine-tune.
+        n_steps: Training steps taken.
+        seed: Seed of its training.
+        seconds: Wall-clock seconds by phase.
+        failure: One sentence, where there is no measurement.
+        measurement: Numbers of the deployed model.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: str
+    recipe: Recipe
+    label: str = ""
+    rung: str
+    n_steps: Annotated[int, Field(ge=0)] = 0
+    seed: int = 0
+    seconds: dict[str, float] = {}
+    failure: str | None = None
+    measurement: Measurement | None = None
+
+    @model_validator(mode="after")
+    def _measured_or_failed(self) -> "Candidate":
+        if (self.measurement is None) == (self.failure is None):
+            raise ValueError("a candidate has either a measurement or a failure")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Label and digest, or the digest alone."""
+        return f"{self.label} ({self.digest})" if self.label else self.digest
+
+
+def objective_values(candidate: Candidate, objectives: Sequence[str]) -> tuple[float, ...]:
+    """Values to minimize; raises `StudyError` for a candidate without a measurement."""
+    if candidate.measurement is None:
+        raise StudyError(f"candidate {candidate.digest} was not measured: {candidate.failure}")
+    return tuple(_GETTERS[name](candidate.measurement) for name in objectives)
+
+
+def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether `a` is nowhere larger than `b` and somewhere smaller; equal points don't dominate.
+
+    >>> dominates((1, 2), (1, 3)), dominates((1, 2), (1, 2))
+    (True, False)
+    """
+    return all(x <= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)
+
+
+def hypervolume(points: Iterable[Sequence[float]], reference: Sequence[float]) -> float:
+    """Volume between the points and the reference point, all to be minimized.
+
+    Slices along the last axis (While et al. 2006, HSO). Points that don't lie below the reference count nothing.
+
+    >>> hypervolume([(0, 1), (1, 0)], (2, 2))
+    3.0
+    """
+    inside = [tuple(p) for p in points if all(x < r for x, r in zip(p, reference, strict=True))]
+    if not inside:
+        return 0.0
+    if len(reference) == 1:
+        return float(reference[0] - min(p[0] for p in inside))
+    levels = sorted({p[-1] for p in inside})
+    volume = 0.0
+    for low, high in zip(levels, [*levels[1:], reference[-1]], strict=True):
+        below = [p[:-1] for p in inside if p[-1] <= low]
+        volume += (high - low) * hypervolume(below, reference[:-1])
+    return volume
+
+
+@dataclass(frozen=True)
+class ParetoFront:
+    """The measured candidates that no other dominates, fastest first.
+
+    Attributes:
+        candidates: Members, by falling speed-up.
+        baseline: The FP32 candidate that all are compared with.
+        objectives: Names of what is minimized.
+        reference: Reference point of the hypervolume: a drop of 0.05, the baseline's latency and size.
+    """
+
+    candidates: tuple[Candidate, ...]
+    baseline: Candidate
+    objectives: tuple[str, ...]
+    reference: tuple[float, ...]
+
+    @classmethod
+    def of(cls, candidates: Iterable[Candidate], baseline: Candidate, objectives: Sequence[str]) -> "ParetoFront":
+        """The front among `candidates`; those that failed are never on it.
+
+        Raises:
+            StudyError: An objective is unknown or the baseline was not measured.
+        """
+        for name in objectives:
+            if name not in _GETTERS:
+                raise StudyError(f"an objective must be one of {', '.join(_GETTERS)}, but got {name!r}")
+        points = {c.digest: objective_values(c, objectives) for c in candidates if c.measurement}
+        members = [
+            c
+            for c in {c.digest: c for c in candidates if c.measurement}.values()
+            if not any(dominates(other, points[c.digest]) for other in points.values())
+        ]
+        members.sort(key=lambda c: -c.measurement.speedup.value if c.measurement else 0.0)
+        ends = {"accuracy_drop": 0.05, "latency": 1.0}
+        base = dict(zip(objectives, objective_values(baseline, objectives), strict=True))
+        reference = tuple(ends.get(name, base[name]) for name in objectives)
+        return cls(tuple(members), baseline, tuple(objectives), reference)
+
+    def hypervolume(self) -> float:
+        """Share of the box between the ideal point (no drop, no time, no size) and the reference, about in [0, 1]."""
+        box = 1.0
+        for end in self.reference:
+            box *= end
+        return hypervolume([objective_values(c, self.objectives) for c in self.candidates], self.reference) / box
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a chosen model must keep; None means no wish.
+
+    Attributes:
+        max_drop: Largest accuracy drop, held by the one-sided 95 % bound, in units of the score.
+        max_latency_ms: Largest median latency, milliseconds.
+        max_size_bytes: Largest size of the deployed files, bytes.
+    """
+
+    max_drop: float | None = None
+    max_latency_ms: float | None = None
+    max_size_bytes: int | None = None
+
+    def violations(self, m: Measurement) -> dict[str, float]:
+        """Relative excess of each wish that `m` breaks, with a sentence as its key."""
+        broken: dict[str, float] = {}
+        if self.max_drop is not None and m.accuracy_drop.high > self.max_drop:
+            text = f"the bound on its accuracy drop is {m.accuracy_drop.high:.4f}, above max_drop {self.max_drop:g}"
+            broken[text] = (m.accuracy_drop.high - self.max_drop) / max(self.max_drop, 0.01)
+        if self.max_latency_ms is not None and m.latency_ms > self.max_latency_ms:
+            text = f"its latency is {m.latency_ms:.3f} ms, above max_latency_ms {self.max_latency_ms:g}"
+            broken[text] = m.latency_ms / self.max_latency_ms - 1
+        if self.max_size_bytes is not None and m.size_bytes > self.max_size_bytes:
+            text = f"its size is {m.size_bytes} bytes, above max_size_bytes {self.max_size_bytes}"
+            broken[text] = m.size_bytes / self.max_size_bytes - 1
+        return broken
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen candidate, whether it keeps every wish, and the reason in one sentence."""
+
+    candidate: Candidate
+    meets_wishes: bool
+    reason: str
+
+
+def choose(candidates: Iterable[Candidate], wishes: Wishes) -> Choice:
+    """The fastest measured candidate that keeps `wishes`, else the one that breaks them least.
+
+    Raises:
+        StudyError: No candidate was measured.
+    """
+    measured = [(c, c.measurement) for c in candidates if c.measurement]
+    if not measured:
+        raise StudyError("no candidate was measured, so none can be chosen; give the search a larger budget")
+    keeping = [(c, m) for c, m in measured if not wishes.violations(m)]
+    if keeping:
+        best = max(keeping, key=lambda pair: (pair[1].speedup.value, -pair[1].size_bytes))[0]
+        return Choice(best, True, f"the fastest of {len(keeping)} candidates that keep every bound")
+    nearest, m = min(measured, key=lambda pair: sum(wishes.violations(pair[1]).values()))
+    return Choice(nearest, False, "no candidate keeps every bound; of the nearest, " + "; ".join(wishes.violations(m)))
