@@ -1,0 +1,70 @@
+"""From torch to an `ov.Model`: convert the export form, with integer weights."""
+
+import inspect
+import warnings
+from typing import Any
+
+import openvino
+import torch
+from torch import Tensor, nn
+
+from autocompress.deploy.integer_weights import route_through_int8
+from autocompress.errors import DeployError
+from autocompress.task import call, flatten, like
+
+
+class FlatModule(nn.Module):
+    """Calls a module with tensors in the order of `flatten`, and returns its tensors as a tuple (one: as it is)."""
+
+    def __init__(self, module: nn.Module, example_input: Any) -> None:
+        super().__init__()
+        self.module = module
+        self.structure = example_input
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...] | Tensor:
+        """Outputs of the module, flat."""
+        flat = flat_outputs(call(self.module, like(self.structure, iter(tensors))))
+        return flat[0] if len(flat) == 1 else tuple(flat)
+
+
+def flat_outputs(outputs: Any) -> list[Tensor]:
+    """Tensors of a model's outputs, which may be a tensor, a sequence, a dict or a ModelOutput."""
+    return flatten(dict(outputs) if hasattr(outputs, "keys") else outputs)
+
+
+def input_names(module: nn.Module, example_input: Any) -> list[str]:
+    """Names of the deployed inputs: keys of a dict input, else parameter names of the module's forward."""
+    if isinstance(example_input, dict):
+        return list(example_input)
+    tensors = flatten(example_input)
+    parameters = [p.name for p in inspect.signature(module.forward).parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    given = parameters[: len(tensors)]
+    return given + [f"input{index}" for index in range(len(given), len(tensors))]
+
+
+def to_openvino(module: nn.Module, example_input: Any) -> openvino.Model:
+    """The deployed form of `module`: static at the shapes of the example input, quantized weights as integers.
+
+    Args:
+        module: A module whose quantizers are in export form.
+        example_input: Inputs of one inference.
+
+    Raises:
+        DeployError: OpenVINO cannot convert the module.
+    """
+    tensors = flatten(example_input)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            model = openvino.convert_model(FlatModule(module, example_input).eval(), example_input=tuple(tensors))
+    except Exception as error:  # the converter raises whatever the user's forward makes it meet
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise DeployError(
+            f"OpenVINO cannot convert the model: {type(error).__name__}: {first}; "
+            "check that openvino.convert_model(model, example_input=...) works on your FP32 model"
+        ) from error
+    for port, name in zip(model.inputs, input_names(module, example_input), strict=True):
+        port.get_tensor().set_names({name})
+    model.reshape({port: list(tensor.shape) for port, tensor in zip(model.inputs, tensors, strict=True)})
+    route_through_int8(model)
+    return model

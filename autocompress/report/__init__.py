@@ -1,0 +1,35 @@
+"""Reports of a study, made from `candidates.json` alone: neither torch nor Optuna is needed to read or redraw one."""
+
+from pathlib import Path
+
+from autocompress.record import StudyRecord
+from autocompress.report.frame import frame
+from autocompress.report.front_html import write_front_html
+from autocompress.report.front_svg import write_front_svg
+from autocompress.report.markdown import write_report_md
+
+__all__ = ["frame", "render", "write_front_html", "write_front_svg", "write_report", "write_report_md"]
+
+RECORD_FILE = "candidates.json"
+
+
+def write_report(record: StudyRecord, folder: Path) -> None:
+    """Write `front.svg`, `front.html` and `report.md` into `folder`, each replaced in one step.
+
+    Equal records give equal bytes. The document goes last, so that its picture is there when it is.
+
+    Raises:
+        StudyError: The baseline was not measured, or the chosen candidate is not in the record.
+    """
+    write_front_svg(record, folder / "front.svg")
+    write_front_html(record, folder / "front.html")
+    write_report_md(record, folder / "report.md")
+
+
+def render(folder: Path) -> None:
+    """Make the report of a study folder again, from its `candidates.json` and nothing else.
+
+    Raises:
+        StudyError: The file is missing or damaged, or as `write_report`.
+    """
+    write_report(StudyRecord.read(folder / RECORD_FILE), folder)

@@ -1,0 +1,83 @@
+"""The candidates as a table for pandas."""
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from autocompress.pareto import Candidate
+from autocompress.record import StudyRecord
+
+COLUMN_TYPES = {
+    "digest": "str",
+    "label": "str",
+    "rung": "str",
+    "failure": "str",
+    "accuracy": "float64",
+    "torch_accuracy": "float64",
+    "accuracy_drop": "float64",
+    "accuracy_drop_low": "float64",
+    "accuracy_drop_high": "float64",
+    "speedup": "float64",
+    "speedup_low": "float64",
+    "speedup_high": "float64",
+    "n_pairs": "Int64",
+    "latency_ms": "float64",
+    "size_bytes": "Int64",
+    "macs": "Int64",
+    "agreement": "float64",
+    "on_front": "bool",
+    "seconds": "float64",
+}
+
+
+def frame(record: StudyRecord) -> pd.DataFrame:
+    """One row a candidate, in the order of the record; numbers of a failed candidate are missing.
+
+    Columns:
+        digest, label, rung, failure: As in `Candidate`; `failure` is missing where there is a measurement.
+        accuracy, torch_accuracy: Score of the deployed and of the torch model, validation split.
+        accuracy_drop, accuracy_drop_low, accuracy_drop_high: In units of the score, positive is worse; 90 % interval.
+        speedup, speedup_low, speedup_high, n_pairs: Paired ratio to the baseline; 95 % interval; pairs behind it.
+        latency_ms: Median of one inference, milliseconds.
+        size_bytes, macs, agreement: As in `Measurement`.
+        on_front: Whether the candidate is on the Pareto front; False for a failed one.
+        seconds: Wall-clock seconds that the candidate took: its phase `total`, else the sum of its phases.
+
+    Raises:
+        StudyError: The baseline was not measured.
+    """
+    front = {c.digest for c in record.front().candidates}
+    rows = [_row(c, on_front=c.measurement is not None and c.digest in front) for c in record.candidates]
+    return pd.DataFrame(rows, columns=list(COLUMN_TYPES)).astype(COLUMN_TYPES)
+
+
+def _row(candidate: Candidate, on_front: bool) -> dict[str, Any]:
+    seconds = candidate.seconds
+    row: dict[str, Any] = {
+        "digest": candidate.digest,
+        "label": candidate.label,
+        "rung": candidate.rung,
+        "failure": candidate.failure,
+        "on_front": on_front,
+        "seconds": seconds.get("total", math.fsum(seconds.values())),
+    }
+    m = candidate.measurement
+    if m is None:
+        return row
+    drop, speedup = m.accuracy_drop, m.speedup
+    return row | {
+        "accuracy": m.accuracy,
+        "torch_accuracy": m.torch_accuracy,
+        "accuracy_drop": drop.value,
+        "accuracy_drop_low": drop.low,
+        "accuracy_drop_high": drop.high,
+        "speedup": speedup.value,
+        "speedup_low": speedup.low,
+        "speedup_high": speedup.high,
+        "n_pairs": speedup.n_pairs,
+        "latency_ms": m.latency_ms,
+        "size_bytes": m.size_bytes,
+        "macs": m.macs,
+        "agreement": m.agreement,
+    }

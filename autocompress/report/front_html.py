@@ -1,0 +1,105 @@
+"""The front as a page to explore: self-contained, opens offline, asks the network for nothing."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from autocompress.pareto import Candidate
+from autocompress.record import StudyRecord, write_atomically
+from autocompress.report.front_plotly import figure
+from autocompress.report.headline import floor_sentence, headline
+from autocompress.report.plot_points import PlotPoint, plot_points
+from autocompress.report.wording import kilobytes, phases, points_interval, recipe_lines, times
+
+HEAD = (
+    "name",
+    "on front",
+    "rung",
+    "speed-up",
+    "latency, ms",
+    "drop, points",
+    "score",
+    "size, kB",
+    "MACs",
+    "recipe",
+)
+
+
+def write_front_html(record: StudyRecord, path: Path) -> None:
+    """Write the page; equal records give equal bytes.
+
+    Raises:
+        StudyError: The baseline was not measured, or the chosen candidate is not in the record.
+    """
+    environment = Environment(
+        loader=PackageLoader("autocompress.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    write_atomically(path, environment.get_template("front.html.j2").render(_content(record)))
+
+
+def script_json(value: Any) -> Markup:
+    r"""JSON that is safe inside a `script` element: no `<`, `>` or `&`, so nothing in it can end the element.
+
+    >>> script_json("</script>")
+    Markup('"\\u003c/script\\u003e"')
+    """
+    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _content(record: StudyRecord) -> dict[str, Any]:
+    result, place = headline(record)
+    return {
+        "record": record,
+        "result": result,
+        "place": place,
+        "floor": floor_sentence(record),
+        "figure": script_json(figure(record)),
+        "plotly_js": Markup(get_plotlyjs()),
+        "head": HEAD,
+        "rows": _rows(record),
+        "failed": [c for c in record.candidates if c.failure is not None],
+        "phases": phases(record.seconds) if record.seconds else [],
+    }
+
+
+def _rows(record: StudyRecord) -> list[dict[str, Any]]:
+    shown: Sequence[PlotPoint] = sorted(plot_points(record), key=lambda p: (not p.on_front, -p.speedup))
+    return [
+        {"cells": _cells(p), "recipe": _recipe(p.candidate, record.study.n_layers), "classes": _classes(p)}
+        for p in shown
+    ]
+
+
+def _cells(point: PlotPoint) -> list[str]:
+    m = point.measurement
+    return [
+        point.candidate.name + (", chosen" if point.is_chosen else ""),
+        "yes" if point.on_front else "no",
+        point.candidate.rung,
+        times(m.speedup),
+        f"{m.latency_ms:.3f}",
+        points_interval(m.accuracy_drop),
+        f"{m.accuracy:.4f}",
+        kilobytes(m.size_bytes),
+        f"{m.macs:,}",
+    ]
+
+
+def _recipe(candidate: Candidate, n_layers: int) -> list[str]:
+    return recipe_lines(candidate.recipe, n_layers)
+
+
+def _classes(point: PlotPoint) -> str:
+    marks = {"front": point.on_front, "chosen": point.is_chosen}
+    return " ".join(name for name, holds in marks.items() if holds)

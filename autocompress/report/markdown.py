@@ -1,0 +1,128 @@
+"""The study as a Markdown document, with the picture of the front."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from autocompress.pareto import Candidate
+from autocompress.record import StudyRecord, write_atomically
+from autocompress.report.chosen_recipe import group_rows, layer_rows
+from autocompress.report.headline import floor_sentence, headline
+from autocompress.report.plot_points import PlotPoint, plot_points
+from autocompress.report.wording import kilobytes, phases, points_interval, printable, times
+
+INTERVALS = (
+    "Speed-up: median of paired ratios, baseline latency / candidate latency, with its 95 % interval. "
+    "Drop: baseline minus candidate on the same samples (positive is worse) in points, 100 times the score, with its "
+    "two-sided 90 % interval, so its upper end is the one-sided 95 % bound that the floor is held against."
+)
+HEAD = ("name", "on front", "rung", "speed-up", "latency, ms", "drop, points", "size, kB", "MACs")
+SPECIAL = re.compile(r"([\\`*\[\]|~#])|(?<![A-Za-z0-9])(_)|(_)(?![A-Za-z0-9])")
+
+
+def write_report_md(record: StudyRecord, path: Path) -> None:
+    """Write the report; it shows the picture `front.svg` of its own folder.
+
+    Raises:
+        StudyError: The baseline was not measured, or the chosen candidate is not in the record.
+    """
+    sections = [
+        _summary(record),
+        _front(record),
+        _recipe(record),
+        _list("Findings", [escape(sentence) for sentence in record.findings]),
+        _list("Failures", [_failure(c) for c in record.candidates if c.failure is not None]),
+        _seconds(record),
+        _environment(record),
+    ]
+    write_atomically(path, "\n\n".join(section for section in sections if section) + "\n")
+
+
+def escape(text: str) -> str:
+    r"""`text` as Markdown that shows just these characters, on one line, also inside a table.
+
+    >>> escape("a|b <i> layer_1 __init__")
+    'a\\|b &lt;i&gt; layer_1 \\__init_\\_'
+    """
+    html = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return SPECIAL.sub(r"\\\g<0>", html)
+
+
+def _summary(record: StudyRecord) -> str:
+    result, place = headline(record)
+    first = f"**{escape(result)}** – {escape(place)}"
+    return f"# {escape(record.study.task)}\n\n{first}\n\n{escape(floor_sentence(record))}"
+
+
+def _front(record: StudyRecord) -> str:
+    shown = sorted(plot_points(record), key=lambda p: -p.speedup)
+    rows = [_row(p) for p in shown if p.on_front or p.is_chosen or p.kind != "candidate"]
+    text = f"## Front\n\n![front](front.svg)\n\n{_table(HEAD, rows, n_left=3)}\n\n{INTERVALS}"
+    n_failed = len(record.candidates) - len(shown)
+    counts = f"{len(shown)} candidates measured, {n_failed} failed; the other measured ones are dominated."
+    return f"{text}\n\n{counts} All of them, with hover, are in [front.html](front.html)."
+
+
+def _row(point: PlotPoint) -> list[str]:
+    m, name = point.measurement, escape(point.candidate.name)
+    return [
+        f"**{name}, chosen**" if point.is_chosen else name,
+        "yes" if point.on_front else "no",
+        escape(point.candidate.rung),
+        times(m.speedup),
+        f"{m.latency_ms:.3f}",
+        points_interval(m.accuracy_drop),
+        kilobytes(m.size_bytes),
+        f"{m.macs:,}",
+    ]
+
+
+def _recipe(record: StudyRecord) -> str:
+    if record.chosen is None:
+        return ""
+    layers, groups = layer_rows(record), group_rows(record)
+    counts = f"{len(layers)} of {record.study.n_layers} layers quantized, {len(groups)} channel groups pruned."
+    text = f"## Chosen recipe\n\n{counts}"
+    if layers:
+        text += "\n\n" + _table(("layer", "weight bits", "activation bits", "ran here"), _escaped(layers), n_left=1)
+    if groups:
+        text += "\n\n" + _table(("channel group", "filters removed"), _escaped(groups), n_left=1)
+    return text
+
+
+def _failure(candidate: Candidate) -> str:
+    return f"{escape(candidate.name)} ({escape(candidate.rung)}): {escape(candidate.failure or '')}"
+
+
+def _seconds(record: StudyRecord) -> str:
+    if not record.seconds:
+        return ""
+    rows = [[escape(phase), f"{spent:,.1f}", share] for phase, spent, share in phases(record.seconds)]
+    return "## Where the time went\n\n" + _table(("phase", "seconds", "share"), rows, n_left=1)
+
+
+def _environment(record: StudyRecord) -> str:
+    where, study = record.environment, record.study
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(where.versions.items()))
+    saturates = "saturates" if where.int8_saturates else "does not saturate"
+    facts = [
+        f"CPU: {where.cpu}; {where.n_cores} cores usable; inference threads: {where.inference_threads}",
+        f"OpenVINO capabilities: {', '.join(where.capabilities)}; 8-bit times 8-bit {saturates}",
+        f"Versions: {versions}",
+        f"Search: space {study.space} with {study.n_parameters} parameters, sampler {study.sampler}, "
+        f"seed {study.seed}, objectives {', '.join(study.objectives)}",
+    ]
+    return _list("Environment", [escape(fact) for fact in facts])
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    return f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
+
+
+def _escaped(rows: Iterable[Sequence[str]]) -> list[list[str]]:
+    return [[escape(cell) for cell in row] for row in rows]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], n_left: int) -> str:
+    rule = ["---"] * n_left + ["---:"] * (len(head) - n_left)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *rows])

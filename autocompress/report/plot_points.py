@@ -1,0 +1,100 @@
+"""What both pictures show: one point a measured candidate, the staircase of the front, the visible range of drops."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from autocompress.measurement import Measurement
+from autocompress.pareto import Candidate, ParetoFront
+from autocompress.record import StudyRecord
+from autocompress.report.wording import printable
+
+Kind = Literal["baseline", "anchor", "candidate"]
+KINDS: tuple[Kind, ...] = ("candidate", "anchor", "baseline")
+
+EDGE_FLOORS = 6.0
+EDGE_MARGIN = 1.3
+
+
+@dataclass(frozen=True)
+class PlotPoint:
+    """One measured candidate.
+
+    Attributes:
+        candidate: Which one.
+        measurement: Its numbers on the validation split.
+        kind: `baseline` for FP32, `anchor` for a named recipe, else `candidate`.
+        on_front: Whether no other candidate dominates it.
+        is_chosen: Whether the study chose it.
+    """
+
+    candidate: Candidate
+    measurement: Measurement
+    kind: Kind
+    on_front: bool
+    is_chosen: bool
+
+    @property
+    def speedup(self) -> float:
+        """Baseline latency / candidate latency."""
+        return self.measurement.speedup.value
+
+    @property
+    def drop(self) -> float:
+        """Accuracy drop in points; positive is worse."""
+        return 100 * self.measurement.accuracy_drop.value
+
+    @property
+    def name(self) -> str:
+        """What a picture writes beside the point; empty for an unnamed candidate that was not chosen."""
+        own = "FP32 baseline" if self.kind == "baseline" else printable(self.candidate.label)
+        if not self.is_chosen:
+            return own
+        return f"chosen: {own}" if own else f"chosen ({self.candidate.digest})"
+
+
+def plot_points(record: StudyRecord) -> list[PlotPoint]:
+    """The measured candidates of a record, in its order.
+
+    Raises:
+        StudyError: The baseline was not measured.
+    """
+    front = {c.digest for c in record.front().candidates}
+    chosen = record.chosen.digest if record.chosen else None
+    baseline = record.baseline
+    return [
+        PlotPoint(c, c.measurement, _kind(c, baseline), c.digest in front, c.digest == chosen)
+        for c in record.candidates
+        if c.measurement is not None
+    ]
+
+
+def staircase(record: StudyRecord) -> list[tuple[float, float]]:
+    """Speed-up and drop in points of the front of these two alone, slowest first.
+
+    Members of the whole front that are off this line are kept for their size.
+    """
+    front = ParetoFront.of(record.candidates, record.baseline, ("accuracy_drop", "latency"))
+    members = [c.measurement for c in front.candidates if c.measurement is not None]
+    return sorted((m.speedup.value, 100 * m.accuracy_drop.value) for m in members)
+
+
+def lowest_drop_shown(points: Sequence[PlotPoint], max_drop: float) -> float | None:
+    """The drop, in points, below which a picture pins its points to the edge; None where all are shown.
+
+    Six times the floor, so that a few broken candidates don't flatten all others, yet never above the baseline
+    or the chosen one.
+
+    Args:
+        points: All points of the picture.
+        max_drop: The floor, in units of the score.
+    """
+    kept = [100 * p.measurement.accuracy_drop.high for p in points if p.is_chosen or p.kind == "baseline"]
+    edge = max([EDGE_FLOORS * 100 * max_drop, *(EDGE_MARGIN * high for high in kept)])
+    return edge if max_drop > 0 and any(p.drop > edge for p in points) else None
+
+
+def _kind(candidate: Candidate, baseline: Candidate) -> Kind:
+    if candidate.digest == baseline.digest:
+        return "baseline"
+    return "anchor" if candidate.label else "candidate"

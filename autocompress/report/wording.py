@@ -1,0 +1,119 @@
+"""How numbers and recipes are worded in every report: percent, points and kB appear here and nowhere below."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from autocompress.measurement import Interval, Speedup
+from autocompress.recipe import FLOAT_BITS, LayerRecipe, Recipe
+
+MAX_NAMES = 4
+
+Key = TypeVar("Key", str, float)
+
+
+def printable(text: str) -> str:
+    r"""`text` on one line, with a blank for every line break, tab and control character.
+
+    >>> printable("a\nb")
+    'a b'
+    """
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def points(drop: float) -> str:
+    """An accuracy drop in points, 100 times the units of the score, with two decimals and never `-0.00`.
+
+    >>> points(0.0123), points(-0.00001)
+    ('1.23', '0.00')
+    """
+    return f"{round(100 * drop, 2) + 0.0:.2f}"
+
+
+def points_interval(drop: Interval) -> str:
+    """Value and ends in points: `0.30 [-0.10, 0.80]`."""
+    return f"{points(drop.value)} [{points(drop.low)}, {points(drop.high)}]"
+
+
+def times(speedup: Speedup) -> str:
+    """Value and ends: `3.41x [3.39, 3.44]`."""
+    return f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}]"
+
+
+def kilobytes(size_bytes: float) -> str:
+    """A size in kB, 1000 bytes each, with one decimal.
+
+    >>> kilobytes(1_234_567)
+    '1,234.6'
+    """
+    return f"{size_bytes / 1000:,.1f}"
+
+
+def percent(fraction: float) -> str:
+    """A fraction in percent, three digits at most.
+
+    >>> percent(0.1 + 0.2), percent(0.125)
+    ('30 %', '12.5 %')
+    """
+    return f"{100 * fraction:.3g} %"
+
+
+def bits(layer: LayerRecipe) -> str:
+    """Bit widths of one layer: `W8A8`, `W4A32` or `float`.
+
+    >>> bits(LayerRecipe(weight_bits=4, activation_bits=8))
+    'W4A8'
+    """
+    return "float" if layer.is_float else f"W{layer.weight_bits}A{layer.activation_bits}"
+
+
+def bit_width(n_bits: int) -> str:
+    """One bit width, `float` for 32."""
+    return "float" if n_bits == FLOAT_BITS else str(n_bits)
+
+
+def recipe_lines(recipe: Recipe, n_layers: int) -> list[str]:
+    """The recipe in a few lines: the layers of each pair of bit widths, then the groups of each pruning ratio.
+
+    Args:
+        recipe: What is worded.
+        n_layers: Compressible layers of the model; those that the recipe does not name are counted as float.
+
+    Returns:
+        Lines of plain text; layer names are as the model gives them, so escape before use in HTML.
+
+    >>> recipe_lines(Recipe(layers={"conv": LayerRecipe(weight_bits=8)}, pruning={"fc": 0.5}), n_layers=3)
+    ['W8A32: conv', 'float: 2 layers', '50 % of filters removed: fc']
+    """
+    by_bits = _grouped({name: bits(layer) for name, layer in recipe.layers.items()})
+    lines = [f"{widths}: {_some(names)}" for widths, names in sorted(by_bits.items())]
+    n_float = max(0, n_layers - len(recipe.layers))
+    if n_float:
+        lines.append(f"float: {n_float} layer{'s' if n_float > 1 else ''}")
+    by_ratio = _grouped(recipe.pruning)
+    lines += [f"{percent(ratio)} of filters removed: {_some(names)}" for ratio, names in sorted(by_ratio.items())]
+    return lines
+
+
+def phases(seconds: Mapping[str, float]) -> list[tuple[str, float, str]]:
+    """Phase, seconds and share of the total, longest first and the total last.
+
+    The total is the key `total`, or the sum of the phases where there is none; the share of nothing is empty.
+    """
+    parts = {name: spent for name, spent in seconds.items() if name != "total"}
+    total = seconds.get("total", math.fsum(parts.values()))
+    rows = sorted(parts.items(), key=lambda part: (-part[1], part[0]))
+    return [(name, spent, percent(spent / total) if total > 0 else "") for name, spent in [*rows, ("total", total)]]
+
+
+def _grouped(values: Mapping[str, Key]) -> dict[Key, list[str]]:
+    groups: dict[Key, list[str]] = {}
+    for name, value in values.items():
+        groups.setdefault(value, []).append(name)
+    return groups
+
+
+def _some(names: Iterable[str]) -> str:
+    every = [printable(name) for name in names]
+    more = len(every) - MAX_NAMES
+    return ", ".join(every[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

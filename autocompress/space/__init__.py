@@ -1,0 +1,8 @@
+"""What may be tried: YAML files, their binding to a model, and recipes to and from parameter values."""
+
+from autocompress.space.anchors import anchors
+from autocompress.space.bound_space import BoundSpace
+from autocompress.space.built_in import DEFAULT_SPACE, built_in_spaces, load_space
+from autocompress.space.search_space import SearchSpace
+
+__all__ = ["DEFAULT_SPACE", "BoundSpace", "SearchSpace", "anchors", "built_in_spaces", "load_space"]

@@ -1,0 +1,134 @@
+"""From the text of a search space file to a `SearchSpace`; every law of the file format is checked here.
+
+description: one sentence
+layers:                      # rules in order; the last rule that matches a layer wins
+  - match: "*"               # glob on the dotted layer name; or type: Conv2d for the name of a class
+    weight_bits: [32, 8, 4]  # 2..8, or 32 for float
+    activation_bits: [8]     # asked only where the weights are not float
+pruning:                     # the same for channel groups; without it nothing is pruned
+  - match: "*"
+    pruning_ratio: [0.0, 0.25, 0.5]
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+from autocompress.recipe import FLOAT_BITS, INTEGER_BITS
+from autocompress.space.search_space import LayerRule, PruningRule, SearchSpace
+from autocompress.space.yaml_node import Node, is_boolean, parse, shown
+
+Rule = TypeVar("Rule")
+Value = TypeVar("Value")
+
+_BITS = (*INTEGER_BITS, FLOAT_BITS)
+_SPACE_KEYS = ("description", "layers", "pruning")
+_LAYER_KEYS = ("match", "type", "weight_bits", "activation_bits")
+_PRUNING_KEYS = ("match", "pruning_ratio")
+
+
+def read_space(text: str, *, file: str, name: str) -> SearchSpace:
+    """The search space in the YAML document `text`.
+
+    Args:
+        text: Contents of the file.
+        file: What errors call it.
+        name: Name of the space.
+
+    Raises:
+        SearchSpaceError: The text breaks a law of the format; the message starts with ``file:line``.
+    """
+    root = parse(text, file)
+    entries = root.mapping("a search space", _SPACE_KEYS)
+    if "description" not in entries:
+        raise root.error("a search space must have a description, but the key is missing.")
+    if "layers" not in entries and "pruning" not in entries:
+        raise root.error("a search space must have layers or pruning, but both keys are missing.")
+    return SearchSpace(
+        name=name,
+        description=entries["description"].text("description"),
+        layers=_rules(entries.get("layers"), "layers", _layer_rule),
+        pruning=_rules(entries.get("pruning"), "pruning", _pruning_rule),
+    )
+
+
+def _rules(node: Node | None, what: str, read: Callable[[Node], Rule]) -> tuple[Rule, ...]:
+    return tuple(read(item) for item in node.items(what)) if node else ()
+
+
+def _layer_rule(node: Node) -> LayerRule:
+    entries = node.mapping("a layer rule", _LAYER_KEYS)
+    by, pattern = _selector(node, entries)
+    if "weight_bits" not in entries:
+        raise node.error("a layer rule must have weight_bits, but the key is missing.")
+    weight_bits = _choices(entries["weight_bits"], "weight_bits", _bits)
+    return LayerRule(pattern, by, weight_bits, _activation_bits(node, entries, weight_bits), node.where)
+
+
+def _selector(node: Node, entries: dict[str, Node]) -> tuple[Literal["match", "type"], str]:
+    if ("match" in entries) == ("type" in entries):
+        got = "both" if "match" in entries else "neither"
+        raise node.error(f"a layer rule must have exactly one of match and type, but got {got}.")
+    if "match" in entries:
+        return "match", entries["match"].text("match")
+    return "type", entries["type"].text("type")
+
+
+def _activation_bits(node: Node, entries: dict[str, Node], weight_bits: tuple[int, ...]) -> tuple[int, ...]:
+    """Choices for the input; there must be some exactly where the weights can be integers."""
+    given = entries.get("activation_bits")
+    always_float = weight_bits == (FLOAT_BITS,)
+    if given and always_float:
+        raise given.error("activation_bits must be left out where weight_bits is only 32, but got some.")
+    if given:
+        return _choices(given, "activation_bits", _bits)
+    if not always_float:
+        raise node.error("a layer rule with integer weight_bits must have activation_bits, but the key is missing.")
+    return ()
+
+
+def _pruning_rule(node: Node) -> PruningRule:
+    entries = node.mapping("a pruning rule", _PRUNING_KEYS)
+    for key in _PRUNING_KEYS:
+        if key not in entries:
+            raise node.error(f"a pruning rule must have {key}, but the key is missing.")
+    ratios = _choices(entries["pruning_ratio"], "pruning_ratio", _ratio)
+    return PruningRule(entries["match"].text("match"), ratios, node.where)
+
+
+def _choices(node: Node, what: str, read: Callable[[Node, str], Value]) -> tuple[Value, ...]:
+    values: list[Value] = []
+    for item in node.items(what):
+        value = read(item, what)
+        if value in values:
+            raise item.error(f"{what} must not name a choice twice, but got {value} again.")
+        values.append(value)
+    return tuple(values)
+
+
+def _bits(node: Node, what: str) -> int:
+    value = node.value
+    if isinstance(value, int) and not is_boolean(value) and value in _BITS:
+        return int(value)
+    number = _number(value)
+    hint = "" if math.isnan(number) else f" Did you mean {min(_BITS, key=lambda bits: abs(bits - number))}?"
+    raise node.error(f"{what} must be one of 2..8 or 32, but got {shown(value)}.{hint}")
+
+
+def _ratio(node: Node, what: str) -> float:
+    value = node.value
+    if isinstance(value, int | float) and not is_boolean(value) and 0 <= value < 1:
+        return float(value)
+    number = _number(value)
+    meant = number / 100 if 1 < number < 100 else number
+    hint = f" Did you mean {meant:g}?" if 0 <= meant < 1 else ""
+    raise node.error(f"{what} must be a number in [0, 1), but got {shown(value)}.{hint}")
+
+
+def _number(value: Any) -> float:
+    """The finite number that `value` is or spells, else NaN."""
+    try:
+        number = math.nan if is_boolean(value) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan

@@ -1,0 +1,6 @@
+"""Getting accuracy back: batch-norm adaptation, fine-tuning and distillation."""
+
+from autocompress.train.batch_norm import adapt_batch_norm
+from autocompress.train.finetune import FinetuneSettings, finetune
+
+__all__ = ["FinetuneSettings", "adapt_batch_norm", "finetune"]

@@ -1,0 +1,39 @@
+"""Batch-norm adaptation: fresh statistics for a model whose filters or weights have changed."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autocompress.task import Batch, call, split_batch
+
+
+def adapt_batch_norm(model: nn.Module, batches: Iterable[Batch], n_batches: int = 10) -> None:
+    """Replace the running statistics of every batch norm by averages over `n_batches` batches.
+
+    Nothing else of the model changes; it is in evaluation mode afterwards. Statistics are cumulative averages
+    (momentum None), so the order of the batches does not matter.
+
+    Args:
+        model: Any module; one without batch norm is left alone.
+        batches: Batches of (inputs, targets).
+        n_batches: How many are read at most.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    model.eval()
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        for index, batch in enumerate(batches):
+            if index == n_batches:
+                break
+            call(model, split_batch(batch, "train")[0])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()

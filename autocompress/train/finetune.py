@@ -1,0 +1,146 @@
+"""A short fine-tuning loop with distillation from the FP32 model."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autocompress.errors import TrainingError
+from autocompress.task import Batch, call, flatten, like, split_batch
+from autocompress.train.distillation import distillation_loss
+
+OnStep = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How to fine-tune.
+
+    Attributes:
+        n_steps: Optimizer steps, >= 0.
+        learning_rate: Peak rate of AdamW for weights.
+        range_learning_rate: Peak rate for the logarithms of quantizer steps and ranges.
+        weight_decay: Of weights only.
+        warm_up: Fraction of the steps over which the rate rises linearly; then it falls as a cosine to 0.
+        distillation: Share of the distillation loss, in [0, 1]; the rest is the task's loss.
+        temperature: Of the distillation of logits, > 0.
+        seed: Of everything random.
+    """
+
+    n_steps: int
+    learning_rate: float = 1e-3
+    range_learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warm_up: float = 0.1
+    distillation: float = 0.7
+    temperature: float = 2.0
+    seed: int = 0
+
+
+def finetune(
+    model: nn.Module,
+    ranges: list[nn.Parameter],
+    teacher: nn.Module,
+    batches: Iterable[Batch],
+    loss: Callable[[Any, Any], Tensor],
+    settings: FinetuneSettings,
+    on_step: OnStep | None = None,
+) -> None:
+    """Train `model` in place; it is in evaluation mode afterwards.
+
+    Global random state is left as it was.
+
+    Args:
+        model: The compressed module.
+        ranges: Its parameters that are steps and ranges of quantizers.
+        teacher: The FP32 module; evaluated, not changed.
+        batches: Training batches; read again from the start when used up, after `set_epoch` where the loader has it.
+        loss: ``loss(outputs, targets)``, a scalar tensor.
+        settings: How.
+        on_step: Called after each step with the step's number and loss.
+
+    Raises:
+        TrainingError: There are no batches, or the loss is not a finite scalar.
+    """
+    if settings.n_steps == 0:
+        model.eval()
+        return
+    optimizer = _optimizer(model, ranges, settings)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, settings))
+    teacher.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        for step, batch in zip(range(settings.n_steps), _endless(batches), strict=False):
+            model.train()
+            value = _step(model, teacher, batch, loss, settings)
+            optimizer.zero_grad()
+            value.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            if on_step:
+                on_step(step + 1, value.item())
+    model.eval()
+
+
+def rate_factor(step: int, settings: FinetuneSettings) -> float:
+    """Share of the peak rate at `step`: linear warm-up, then a cosine to 0.
+
+    >>> [round(rate_factor(s, FinetuneSettings(n_steps=10, warm_up=0.2)), 2) for s in (0, 1, 2, 6, 10)]
+    [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    n_warm = max(1, int(settings.warm_up * settings.n_steps))
+    if step < n_warm:
+        return (step + 1) / n_warm
+    return 0.5 * (1 + math.cos(math.pi * (step - n_warm) / max(1, settings.n_steps - n_warm)))
+
+
+def _optimizer(model: nn.Module, ranges: list[nn.Parameter], settings: FinetuneSettings) -> torch.optim.Optimizer:
+    of_quantizers = {id(p) for p in ranges}
+    trained = [p for p in model.parameters() if p.requires_grad and id(p) not in of_quantizers]
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": ranges, "lr": settings.range_learning_rate, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate)
+
+
+def _step(model: nn.Module, teacher: nn.Module, batch: Batch, loss: Any, settings: FinetuneSettings) -> Tensor:
+    inputs, targets = split_batch(batch, "train")
+    inputs = channels_last(inputs)
+    outputs = call(model, inputs)
+    value = loss(outputs, targets)
+    if not isinstance(value, Tensor) or value.dim() != 0:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TrainingError(f"the task's loss must be a scalar tensor, but got {got}")
+    if settings.distillation > 0:
+        with torch.no_grad():
+            teacher_outputs = call(teacher, inputs)
+        soft = distillation_loss(outputs, teacher_outputs, targets, settings.temperature)
+        value = (1 - settings.distillation) * value + settings.distillation * soft
+    if not torch.isfinite(value):
+        raise TrainingError(f"the training loss is {value.item()}; lower the learning rate or look for bad training data")
+    return value
+
+
+def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
+    epoch = 0
+    while True:
+        if hasattr(batches, "set_epoch"):
+            batches.set_epoch(epoch)
+        n_read = 0
+        for batch in batches:
+            yield batch
+            n_read += 1
+        if n_read == 0:
+            raise TrainingError("the task's train data has no batches; give at least one (inputs, targets) pair")
+        epoch += 1
+
+
+def channels_last(inputs: Any) -> Any:
+    """`inputs` with image tensors (N, C, H, W) stored channels last, the faster layout on a CPU."""
+    tensors = [t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in flatten(inputs)]
+    return like(inputs, iter(tensors))

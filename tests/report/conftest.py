@@ -1,0 +1,150 @@
+"""Records of made-up studies: a full one with failures, and factories for special ones."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from autocompress.measurement import Environment, Interval, Measurement, Speedup
+from autocompress.pareto import Candidate
+from autocompress.recipe import LayerRecipe, Recipe
+from autocompress.record import Chosen, StudyInfo, StudyRecord
+
+LAYERS = ("stem.conv", "layer1.0.conv1", "layer1.0.conv2", "layer2.0.conv1", "layer2.0.conv2", "layer2.0.down", "fc")
+SECONDS = {"prepare": 12.0, "finetune": 300.0, "evaluation": 40.5, "latency": 90.0, "other": 7.5, "total": 450.0}
+
+
+def measurement(**changes: Any) -> Measurement:
+    """A measurement of the baseline; give `speedup`, `drop` (each value or value, low, high) and any field."""
+    speedup = changes.pop("speedup", 1.0)
+    drop = changes.pop("drop", 0.0)
+    value, low, high = speedup if isinstance(speedup, tuple) else (speedup, speedup * 0.98, speedup * 1.02)
+    middle, bottom, top = drop if isinstance(drop, tuple) else (drop, drop - 0.003, drop + 0.003)
+    fields: dict[str, Any] = {
+        "accuracy": 0.9 - middle,
+        "torch_accuracy": 0.9 - middle,
+        "accuracy_drop": Interval(value=middle, low=bottom, high=top),
+        "agreement": 0.99,
+        "speedup": Speedup(value=value, low=low, high=high, n_pairs=40),
+        "latency_ms": 2.0 / value,
+        "size_bytes": 800_000,
+        "macs": 12_345_678,
+        "n_samples": 1000,
+    }
+    return Measurement(**(fields | changes))
+
+
+def candidate(recipe: Recipe, measured: Measurement | None, **changes: Any) -> Candidate:
+    """A candidate with this measurement, or a failed one."""
+    failure = None if measured else "fine-tuning diverged: the loss is not finite"
+    fields: dict[str, Any] = {
+        "digest": recipe.digest(),
+        "recipe": recipe,
+        "rung": "short",
+        "seconds": {"finetune": 8.0, "latency": 2.0},
+        "measurement": measured,
+        "failure": failure,
+    }
+    return Candidate(**(fields | changes))
+
+
+def quantized(weight_bits: int = 8, activation_bits: int = 8, **pruning: float) -> Recipe:
+    """Every layer at these bits, with pruning ratios by group."""
+    layer = LayerRecipe(weight_bits=weight_bits, activation_bits=activation_bits)
+    return Recipe(layers=dict.fromkeys(LAYERS, layer), pruning=pruning)
+
+
+def record_of(*candidates: Candidate, **changes: Any) -> StudyRecord:
+    """A record of a measured baseline and these candidates."""
+    study = {
+        "task": "fashion",
+        "score": "accuracy",
+        "higher_is_better": True,
+        "space": "default",
+        "max_drop": 0.01,
+        "objectives": ("accuracy_drop", "latency", "size_bytes"),
+        "sampler": "TPE",
+        "seed": 0,
+        "n_layers": len(LAYERS),
+        "n_parameters": 18,
+    }
+    baseline = candidate(Recipe(), measurement(), label="fp32", rung="baseline")
+    fields: dict[str, Any] = {
+        "study": StudyInfo(**(study | changes.pop("study", {}))),
+        "environment": Environment(
+            cpu="Intel(R) Xeon(R) Processor @ 2.60GHz",
+            capabilities=("FP32", "INT8"),
+            n_cores=2,
+            inference_threads=1,
+            int8_saturates=False,
+            versions={"openvino": "2026.1.0", "torch": "2.9.0"},
+        ),
+        "candidates": (baseline, *candidates),
+        "seconds": SECONDS,
+    }
+    return StudyRecord(**(fields | changes))
+
+
+def full_record(n_searched: int = 22) -> StudyRecord:
+    """About 25 candidates: two anchors, a cloud of searched ones, one that is broken and some that failed."""
+    chance = random.Random(7)
+    int8 = candidate(quantized(8), measurement(speedup=3.1, drop=0.001, size_bytes=215_000), label="int8")
+    int4 = candidate(quantized(4), measurement(speedup=3.15, drop=0.024, size_bytes=120_000), label="int4")
+    searched = [_searched(chance, i) for i in range(n_searched)]
+    broken = candidate(quantized(2, 2), measurement(speedup=9.8, drop=0.62, size_bytes=70_000))
+    keeping = [c for c in searched if c.measurement and c.measurement.accuracy_drop.high <= 0.01]
+    best = max(keeping, key=lambda c: c.measurement.speedup.value if c.measurement else 0.0)
+    test = measurement(speedup=(4.2, 4.15, 4.26), drop=(0.003, -0.001, 0.008), size_bytes=160_000, n_samples=5000)
+    return record_of(
+        int8,
+        int4,
+        *searched,
+        broken,
+        chosen=Chosen(digest=best.digest, meets_wishes=True, reason="the fastest of 6 candidates", test=test),
+        findings=("4-bit weights save bytes but no time on this CPU.", "stem.conv is the most sensitive layer."),
+    )
+
+
+def _searched(chance: random.Random, i: int) -> Candidate:
+    ratio = round(chance.uniform(0.0, 0.8), 3)
+    weight_bits = chance.choice([4, 6, 8])
+    recipe = quantized(weight_bits, 8, stem=round(0.01 + 0.02 * i, 3), layer1=ratio)
+    if i % 7 == 3:
+        return candidate(recipe, None, seconds={"finetune": 3.0})
+    value = 3.0 + 6.5 * ratio + chance.uniform(-0.4, 0.8)
+    middle = -0.005 + 0.045 * ratio**2 + 0.002 * (8 - weight_bits) + chance.uniform(0, 0.008)
+    return candidate(
+        recipe,
+        measurement(
+            speedup=(value, value - chance.uniform(0.02, 0.2), value + chance.uniform(0.02, 0.2)),
+            drop=(middle, middle - 0.004, middle + 0.005),
+            size_bytes=int(800_000 * weight_bits / 32 * (1.05 - ratio)),
+            macs=int(12_345_678 * (1 - ratio)),
+        ),
+    )
+
+
+@pytest.fixture(name="full")
+def _full() -> StudyRecord:
+    return full_record()
+
+
+@pytest.fixture(name="measured")
+def _measured() -> Callable[..., Measurement]:
+    return measurement
+
+
+@pytest.fixture(name="make")
+def _make() -> Callable[..., Candidate]:
+    return candidate
+
+
+@pytest.fixture(name="record")
+def _record() -> Callable[..., StudyRecord]:
+    return record_of
+
+
+@pytest.fixture(name="recipe")
+def _recipe() -> Callable[..., Recipe]:
+    return quantized
