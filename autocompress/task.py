@@ -202,7 +202,7 @@ def like(structure: Any, tensors: Iterator[Tensor]) -> Any:
     if isinstance(structure, Tensor | np.ndarray):
         return next(tensors)
     if isinstance(structure, dict):
-        return {key: like(value, tensors) for key, value in structure.items()}
+        return _same_kind(structure, {key: like(value, tensors) for key, value in structure.items()})
     if isinstance(structure, tuple | list):
         return tuple(like(value, tensors) for value in structure)
     return structure
@@ -215,9 +215,14 @@ def concatenate(parts: list[Any]) -> Any:
         joined = [part if part.dim() else part[None] for part in parts]
         return torch.cat(joined)
     if isinstance(first, dict):
-        return {key: concatenate([part[key] for part in parts]) for key in first}
+        return _same_kind(first, {key: concatenate([part[key] for part in parts]) for key in first})
     if isinstance(first, tuple):
         return tuple(concatenate(list(column)) for column in zip(*parts, strict=True))
     if isinstance(first, list):
         return [item for part in parts for item in part]
     return parts
+
+
+def _same_kind(mapping: dict[Any, Any], values: dict[Any, Any]) -> Any:
+    """`values` as an object of the class of `mapping`, for example a ModelOutput of transformers."""
+    return values if type(mapping) is dict else type(mapping)(**values)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -39,12 +40,12 @@ class CompressedModel:
         was_training = self.module.training
         self.module.eval()
         for quantizer in quantizers:
-            quantizer.exporting = True
+            quantizer.start_export()
         try:
             yield self.module
         finally:
             for quantizer in quantizers:
-                quantizer.exporting = False
+                quantizer.end_export()
             self.module.train(was_training)
 
     def state(self) -> dict[str, Tensor]:
@@ -63,12 +64,31 @@ class CompressedModel:
             first = str(error).splitlines()[-1].strip()
             raise CompressionError(f"weights don't fit the model and its recipe: {first}") from None
 
-    def strip(self) -> nn.Module:
-        """A plain copy: quantized weights made permanent as floats, input quantizers gone."""
-        module = copy.deepcopy(self.module)
+    def freeze_weights(self) -> nn.Module:
+        """A copy with quantized weights made permanent, as floats on their grid; input quantizers stay."""
+        module = copy.deepcopy(self.module).eval()
         for layer in list(module.modules()):
             if parametrize.is_parametrized(layer, "weight"):
+                _own_class(layer)
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+        return module
+
+    def weight_indices(self) -> dict[str, Tensor]:
+        """Grid indices (int8, shape of the weight) of each quantized weight, by layer name."""
+        found: dict[str, Tensor] = {}
+        for name, layer in self.module.named_modules():
+            if not parametrize.is_parametrized(layer, "weight"):
+                continue
+            quantizer = layer.parametrizations["weight"][-1]  # type: ignore[union-attr,index]
+            if isinstance(quantizer, WeightQuantizer):
+                weight = layer.weight.detach()  # type: ignore[union-attr,operator]
+                found[name] = (weight / quantizer.log_scale.detach().exp()).round().to(torch.int8)
+        return found
+
+    def strip(self) -> nn.Module:
+        """A plain copy: quantized weights made permanent as floats, input quantizers gone."""
+        module = self.freeze_weights()
+        for layer in list(module.modules()):
             if isinstance(getattr(layer, INPUT_QUANTIZER, None), InputQuantizer):
                 delattr(layer, INPUT_QUANTIZER)
                 _remove_input_hook(layer)
@@ -94,9 +114,20 @@ def compress(model: nn.Module, graph: ModelGraph, recipe: Recipe, example_input:
         if layer_recipe.weight_bits != FLOAT_BITS:
             layer = module.get_submodule(name)
             quantizer = WeightQuantizer(layer.weight, layer_recipe.weight_bits)  # type: ignore[arg-type]
+            if parametrize.is_parametrized(layer):
+                _own_class(layer)
             parametrize.register_parametrization(layer, "weight", quantizer)
     _attach_input_quantizers(module, graph, recipe)
     return CompressedModel(module, recipe, example_input)
+
+
+def _own_class(layer: nn.Module) -> None:
+    """Give a parametrized layer a class of its own.
+
+    `parametrize` puts properties on a class that `copy.deepcopy` shares; changing a copy would change its original.
+    """
+    cls = type(layer)
+    layer.__class__ = type(cls.__name__, cls.__bases__, dict(cls.__dict__))
 
 
 def _check(graph: ModelGraph, recipe: Recipe) -> None:

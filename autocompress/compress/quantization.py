@@ -20,9 +20,17 @@ _SHRINK_FACTORS = torch.linspace(1.0, 0.3, 29)
 
 
 class Exportable(nn.Module):
-    """A quantizer that can switch to its export form, made of `torch.fake_quantize_*` operations."""
+    """A quantizer that can switch to its export form, made of `torch.fake_quantize_*` operations on constants."""
 
     exporting = False
+
+    def start_export(self) -> None:
+        """Switch to the export form, with steps and ranges as they are now."""
+        self.exporting = True
+
+    def end_export(self) -> None:
+        """Switch back to the training form."""
+        self.exporting = False
 
 
 class WeightQuantizer(Exportable):
@@ -43,12 +51,11 @@ class WeightQuantizer(Exportable):
 
     def forward(self, weight: Tensor) -> Tensor:
         """`weight` on the grid, same shape."""
-        scale = self.log_scale.exp()
         if not self.exporting:
-            return fake_quantize_symmetric(weight, scale, self.bits)
-        limit = weight_limit(self.bits)
-        scale = scale.detach().flatten()
+            return fake_quantize_symmetric(weight, self.log_scale.exp(), self.bits)
+        scale = self.log_scale.detach().exp().flatten()
         zeros = torch.zeros_like(scale, dtype=torch.int32)
+        limit = weight_limit(self.bits)
         return torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -limit, limit)
 
 
@@ -69,6 +76,7 @@ class InputQuantizer(Exportable):
         super().__init__()
         self.bits = bits
         self.enabled = True
+        self._constants: tuple[float, int] | None = None
         self.register_buffer("initial_low", torch.zeros(()))
         self.register_buffer("initial_high", torch.zeros(()))
         self.log_low = nn.Parameter(torch.zeros(()))
@@ -96,17 +104,27 @@ class InputQuantizer(Exportable):
         low, high = self.initial_low * self.log_low.exp(), self.initial_high * self.log_high.exp()
         return tune_range(low, high, self.bits)
 
+    def start_export(self) -> None:
+        """Switch to the export form; an uncalibrated quantizer passes its input through there too."""
+        super().start_export()
+        low, high = (float(end.detach()) for end in self.tuned_range())
+        self._constants = step_and_zero(low, high, n_steps(self.bits)) if self.calibrated else None
+
     def forward(self, x: Tensor) -> Tensor:
         """`x` on the grid, same shape."""
+        if self.exporting:
+            return self._export(x)
         if not self.enabled or not self.calibrated:
             return x
         low, high = self.tuned_range()
-        if not self.exporting:
-            return fake_quantize_asymmetric(x, low, high, self.bits)
-        steps = n_steps(self.bits)
-        scale, zero = step_and_zero(float(low), float(high), steps)
+        return fake_quantize_asymmetric(x, low, high, self.bits)
+
+    def _export(self, x: Tensor) -> Tensor:
+        if self._constants is None:
+            return x
+        scale, zero = self._constants
         if self.bits < 8:  # the same step, more levels than are used: numerically equal, and stays in integer kernels
-            x = x.clamp(-zero * scale, (steps - zero) * scale)
+            x = x.clamp(-zero * scale, (n_steps(self.bits) - zero) * scale)
         return torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, EXPORT_STEPS)
 
 

@@ -2,6 +2,7 @@
 
 from autocompress.deploy.export import to_openvino
 from autocompress.deploy.files import load_openvino, read_tensors, save_openvino, size_bytes, write_tensors
+from autocompress.deploy.onnx_export import write_onnx
 
 __all__ = [
     "load_openvino",
@@ -9,5 +10,6 @@ __all__ = [
     "save_openvino",
     "size_bytes",
     "to_openvino",
+    "write_onnx",
     "write_tensors",
 ]

@@ -9,16 +9,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from autocompress.pareto import Candidate
 from autocompress.record import StudyRecord, write_atomically
 from autocompress.report.front_plotly import figure
 from autocompress.report.headline import floor_sentence, headline
 from autocompress.report.plot_points import PlotPoint, plot_points
-from autocompress.report.wording import kilobytes, phases, points_interval, recipe_lines, times
+from autocompress.report.wording import kilobytes, phases, points_interval, recipe_brief, recipe_lines, times
 
 HEAD = (
     "name",
-    "on front",
+    "front",
     "rung",
     "speed-up",
     "latency, ms",
@@ -76,7 +75,12 @@ def _content(record: StudyRecord) -> dict[str, Any]:
 def _rows(record: StudyRecord) -> list[dict[str, Any]]:
     shown: Sequence[PlotPoint] = sorted(plot_points(record), key=lambda p: (not p.on_front, -p.speedup))
     return [
-        {"cells": _cells(p), "recipe": _recipe(p.candidate, record.study.n_layers), "classes": _classes(p)}
+        {
+            "cells": _cells(p),
+            "brief": recipe_brief(p.candidate.recipe),
+            "recipe": recipe_lines(p.candidate.recipe, record.study.n_layers),
+            "classes": _classes(p),
+        }
         for p in shown
     ]
 
@@ -94,10 +98,6 @@ def _cells(point: PlotPoint) -> list[str]:
         kilobytes(m.size_bytes),
         f"{m.macs:,}",
     ]
-
-
-def _recipe(candidate: Candidate, n_layers: int) -> list[str]:
-    return recipe_lines(candidate.recipe, n_layers)
 
 
 def _classes(point: PlotPoint) -> str:

@@ -8,12 +8,11 @@ from typing import Any
 from autocompress.record import StudyRecord
 from autocompress.report.front_svg import COLOURS, FLOOR_COLOUR, MEANINGS
 from autocompress.report.plot_points import KINDS, Kind, PlotPoint, lowest_drop_shown, plot_points, staircase
-from autocompress.report.wording import kilobytes, points, points_interval, printable, recipe_lines, times
+from autocompress.report.wording import kilobytes, points, points_interval, printable, recipe_lines, shortened, times
 
 SYMBOLS: dict[Kind, str] = {"baseline": "diamond", "anchor": "square", "candidate": "circle"}
 FAINT = 0.45
 SMALLEST_DIAMETER, BASELINE_DIAMETER = 6.0, 20.0
-EDGE_MARGIN = 1.08
 
 
 def figure(record: StudyRecord) -> dict[str, Any]:
@@ -62,21 +61,18 @@ def _line(record: StudyRecord) -> dict[str, Any]:
 
 
 def _trace(members: Sequence[PlotPoint], kind: Kind, on_front: bool, record: StudyRecord) -> dict[str, Any]:
-    strength = 1.0 if on_front else FAINT
     speedups = [p.measurement.speedup for p in members]
     drops = [p.measurement.accuracy_drop for p in members]
     bars = {"type": "data", "symmetric": False, "thickness": 1, "width": 0, "color": COLOURS[kind]}
     return {
         "type": "scatter",
-        "mode": "markers+text" if kind != "candidate" else "markers",
+        "mode": "markers",
         "name": f"{MEANINGS[kind]}, {'on the front' if on_front else 'dominated'}",
         "x": [p.speedup for p in members],
         "y": [p.drop for p in members],
-        "text": [escape(p.name) for p in members],
-        "textposition": "bottom right",
         "hovertext": [hover_text(p, record.study.n_layers) for p in members],
         "hoverinfo": "text",
-        "opacity": strength,
+        "opacity": FAINT if kind == "candidate" and not on_front else 1.0,
         "error_x": bars | _ends([s.value for s in speedups], [s.low for s in speedups], [s.high for s in speedups]),
         "error_y": bars
         | _ends([100 * d.value for d in drops], [100 * d.low for d in drops], [100 * d.high for d in drops]),
@@ -105,58 +101,83 @@ def _diameter(point: PlotPoint, record: StudyRecord) -> float:
 def _ring(point: PlotPoint) -> dict[str, Any]:
     return {
         "type": "scatter",
-        "mode": "markers+text",
+        "mode": "markers",
         "name": "chosen",
         "x": [point.speedup],
         "y": [point.drop],
-        "text": [escape(point.name) if point.kind == "candidate" else ""],
-        "textposition": "top center",
         "hoverinfo": "skip",
         "marker": {"symbol": "circle-open", "size": 30, "color": "#009E73", "line": {"width": 2.5}},
     }
 
 
 def _layout(record: StudyRecord, shown: Sequence[PlotPoint]) -> dict[str, Any]:
-    study, max_drop = record.study, 100 * record.study.max_drop
     edge = lowest_drop_shown(shown, record.study.max_drop)
     best = min([0.0, *(100 * p.measurement.accuracy_drop.low for p in shown)])
     reach: dict[str, Any] = {"autorange": "reversed"}
     if edge is not None:
-        reach = {"range": [EDGE_MARGIN * edge, best - 0.08 * (edge - best)]}
+        reach = {"range": [edge, best - 0.08 * (edge - best)]}
     grid = {"gridcolor": "#eeeeee", "zeroline": False}
+    score = escape(shortened(record.study.score, 24))
     return {
         "template": None,
         "height": 560,
-        "margin": {"l": 70, "r": 20, "t": 20, "b": 60},
+        "margin": {"l": 70, "r": 20, "t": 30, "b": 60},
         "hovermode": "closest",
         "hoverlabel": {"align": "left", "bgcolor": "#ffffff"},
         "plot_bgcolor": "#ffffff",
-        "legend": {"orientation": "h", "y": -0.16},
+        "legend": {"orientation": "h", "y": -0.16, "itemsizing": "constant"},
         "xaxis": {"title": {"text": "speed-up over FP32, times"}} | grid,
-        "yaxis": {"title": {"text": f"drop of {escape(printable(study.score))}, points (higher up is better)"}}
-        | grid
-        | reach,
-        "shapes": [
-            {
-                "type": "line",
-                "xref": "paper",
-                "x0": 0,
-                "x1": 1,
-                "y0": max_drop,
-                "y1": max_drop,
-                "line": {"color": FLOOR_COLOUR, "dash": "dash", "width": 1.5},
-            }
-        ],
-        "annotations": [
-            {
-                "xref": "paper",
-                "x": 0,
-                "y": max_drop,
-                "xanchor": "left",
-                "yanchor": "top",
-                "showarrow": False,
-                "text": f"floor: a drop of at most {points(study.max_drop)} points",
-                "font": {"color": FLOOR_COLOUR},
-            }
-        ],
+        "yaxis": {"title": {"text": f"drop of {score}, points (higher up is better)"}} | grid | reach,
+        "shapes": [_floor_line(record)],
+        "annotations": [_floor_name(record), *_names(shown, edge), *_note_beyond(shown, edge)],
     }
+
+
+def _floor_line(record: StudyRecord) -> dict[str, Any]:
+    y = 100 * record.study.max_drop
+    line = {"color": FLOOR_COLOUR, "dash": "dash", "width": 1.5}
+    return {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": line}
+
+
+def _floor_name(record: StudyRecord) -> dict[str, Any]:
+    return {
+        "xref": "paper",
+        "x": 0,
+        "xshift": 4,
+        "y": 100 * record.study.max_drop,
+        "xanchor": "left",
+        "yanchor": "top",
+        "showarrow": False,
+        "text": f"floor: a drop of at most {points(record.study.max_drop)} points",
+        "font": {"color": FLOOR_COLOUR},
+    }
+
+
+def _names(shown: Sequence[PlotPoint], edge: float | None) -> list[dict[str, Any]]:
+    """The chosen one is named above its point; the others below and to the left, where few points lie, in steps."""
+    named = [p for p in shown if p.name and (edge is None or p.drop <= edge)]
+    steps = {p.candidate.digest: i % 3 for i, p in enumerate(p for p in named if not p.is_chosen)}
+    return [_name(p, steps.get(p.candidate.digest)) for p in named]
+
+
+def _name(point: PlotPoint, step: int | None) -> dict[str, Any]:
+    shift = {"ax": 30, "ay": -40} if step is None else {"ax": -28, "ay": 30 + 18 * step}
+    return shift | {
+        "x": point.speedup,
+        "y": point.drop,
+        "text": escape(point.name),
+        "showarrow": True,
+        "arrowhead": 0,
+        "arrowwidth": 1,
+        "arrowcolor": "#777777",
+        "standoff": 8,
+        "bgcolor": "rgba(255,255,255,0.8)",
+    }
+
+
+def _note_beyond(shown: Sequence[PlotPoint], edge: float | None) -> list[dict[str, Any]]:
+    n_beyond = 0 if edge is None else sum(p.drop > edge for p in shown)
+    if not n_beyond:
+        return []
+    place = {"xref": "paper", "yref": "paper", "x": 1, "y": 0, "xanchor": "right", "yanchor": "bottom"}
+    return [place | {"text": f"▽ larger drops: {n_beyond}; double-click to see all", "showarrow": False}]

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from autocompress.record import StudyRecord, write_atomically
 from autocompress.report.labels import Box, place_names
 from autocompress.report.plot_points import KINDS, Kind, PlotPoint, lowest_drop_shown, plot_points, staircase
-from autocompress.report.wording import kilobytes, points, printable
+from autocompress.report.wording import kilobytes, points, shortened
 
 STYLE: dict[str, object] = {
     "svg.hashsalt": "autocompress",
@@ -81,7 +81,7 @@ def _area(point: PlotPoint, record: StudyRecord) -> float:
 
 def _draw(axes: Axes, point: PlotPoint, area: float, edge: float | None) -> None:
     y, colour = _height(point, edge), COLOURS[point.kind]
-    strength = 1.0 if point.on_front or point.is_chosen else FAINT
+    strength = FAINT if point.is_faint else 1.0
     face = colour if point.on_front else "white"
     if y == point.drop:
         _draw_intervals(axes, point, colour, 0.6 * strength)
@@ -132,11 +132,11 @@ def _describe(figure: Figure, axes: Axes, record: StudyRecord) -> None:
     baseline = record.baseline.measurement
     threads = "one thread" if where.inference_threads == 1 else f"{where.inference_threads} threads"
     samples = f"{baseline.n_samples} validation samples" if baseline else "validation samples"
-    title = f"{printable(study.task)}: speed and {printable(study.score)} after compression"
+    title = f"{shortened(study.task, 50)}: speed and {shortened(study.score, 20)} after compression"
     figure.text(0.075, 0.962, title, fontsize=12, fontweight="bold")
-    figure.text(0.075, 0.928, f"{printable(where.cpu)}, {threads}, {samples}", fontsize=10, color="#444444")
+    figure.text(0.075, 0.928, f"{shortened(where.cpu, 70)}, {threads}, {samples}", fontsize=10, color="#444444")
     axes.set_xlabel("speed-up over FP32, times")
-    axes.set_ylabel(f"drop of {printable(study.score)}, points (higher up is better)")
+    axes.set_ylabel(f"drop of {shortened(study.score, 24)}, points (higher up is better)")
     axes.grid(color="#000000", alpha=0.07)
     figure.text(0.075, 0.025, NOTE, fontsize=8.5, color="#444444", linespacing=1.4)
 

@@ -17,7 +17,7 @@ INTERVALS = (
     "two-sided 90 % interval, so its upper end is the one-sided 95 % bound that the floor is held against."
 )
 HEAD = ("name", "on front", "rung", "speed-up", "latency, ms", "drop, points", "size, kB", "MACs")
-SPECIAL = re.compile(r"([\\`*\[\]|~#])|(?<![A-Za-z0-9])(_)|(_)(?![A-Za-z0-9])")
+SPECIAL = re.compile(r"([\\`*|~#])|(\](?=[(\[:]))|(?<![A-Za-z0-9])(_)|(_)(?![A-Za-z0-9])")
 
 
 def write_report_md(record: StudyRecord, path: Path) -> None:
@@ -42,7 +42,7 @@ def escape(text: str) -> str:
     r"""`text` as Markdown that shows just these characters, on one line, also inside a table.
 
     >>> escape("a|b <i> layer_1 __init__")
-    'a\\|b &lt;i&gt; layer_1 \\__init_\\_'
+    'a\\|b &lt;i&gt; layer_1 \\_\\_init\\_\\_'
     """
     html = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return SPECIAL.sub(r"\\\g<0>", html)
@@ -57,9 +57,11 @@ def _summary(record: StudyRecord) -> str:
 def _front(record: StudyRecord) -> str:
     shown = sorted(plot_points(record), key=lambda p: -p.speedup)
     rows = [_row(p) for p in shown if p.on_front or p.is_chosen or p.kind != "candidate"]
-    text = f"## Front\n\n![front](front.svg)\n\n{_table(HEAD, rows, n_left=3)}\n\n{INTERVALS}"
+    text = f"## Front\n\n![front](front.svg)\n\n{_table(HEAD, rows, 'lllrrrrr')}\n\n{INTERVALS}"
     n_failed = len(record.candidates) - len(shown)
-    counts = f"{len(shown)} candidates measured, {n_failed} failed; the other measured ones are dominated."
+    counts = (
+        f"{len(shown)} candidates measured, {n_failed} failed; the measured ones that are not listed are dominated."
+    )
     return f"{text}\n\n{counts} All of them, with hover, are in [front.html](front.html)."
 
 
@@ -84,9 +86,9 @@ def _recipe(record: StudyRecord) -> str:
     counts = f"{len(layers)} of {record.study.n_layers} layers quantized, {len(groups)} channel groups pruned."
     text = f"## Chosen recipe\n\n{counts}"
     if layers:
-        text += "\n\n" + _table(("layer", "weight bits", "activation bits", "ran here"), _escaped(layers), n_left=1)
+        text += "\n\n" + _table(("layer", "weight bits", "activation bits", "ran here"), _escaped(layers), "lrrl")
     if groups:
-        text += "\n\n" + _table(("channel group", "filters removed"), _escaped(groups), n_left=1)
+        text += "\n\n" + _table(("channel group", "filters removed"), _escaped(groups), "lr")
     return text
 
 
@@ -98,7 +100,7 @@ def _seconds(record: StudyRecord) -> str:
     if not record.seconds:
         return ""
     rows = [[escape(phase), f"{spent:,.1f}", share] for phase, spent, share in phases(record.seconds)]
-    return "## Where the time went\n\n" + _table(("phase", "seconds", "share"), rows, n_left=1)
+    return "## Where the time went\n\n" + _table(("phase", "seconds", "share"), rows, "lrr")
 
 
 def _environment(record: StudyRecord) -> str:
@@ -123,6 +125,6 @@ def _escaped(rows: Iterable[Sequence[str]]) -> list[list[str]]:
     return [[escape(cell) for cell in row] for row in rows]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], n_left: int) -> str:
-    rule = ["---"] * n_left + ["---:"] * (len(head) - n_left)
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], sides: str) -> str:
+    rule = ["---:" if side == "r" else "---" for side in sides]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *rows])

@@ -7,13 +7,14 @@ from typing import Literal
 from autocompress.measurement import Measurement
 from autocompress.pareto import Candidate, ParetoFront
 from autocompress.record import StudyRecord
-from autocompress.report.wording import printable
+from autocompress.report.wording import shortened
 
 Kind = Literal["baseline", "anchor", "candidate"]
 KINDS: tuple[Kind, ...] = ("candidate", "anchor", "baseline")
 
+MAX_LABEL = 28
 EDGE_FLOORS = 6.0
-EDGE_MARGIN = 1.3
+EDGE_MARGIN = 1.15
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,14 @@ class PlotPoint:
         return 100 * self.measurement.accuracy_drop.value
 
     @property
+    def is_faint(self) -> bool:
+        """Whether a picture shows it in the background: dominated, unnamed and not chosen."""
+        return not (self.on_front or self.name)
+
+    @property
     def name(self) -> str:
         """What a picture writes beside the point; empty for an unnamed candidate that was not chosen."""
-        own = "FP32 baseline" if self.kind == "baseline" else printable(self.candidate.label)
+        own = "FP32 baseline" if self.kind == "baseline" else shortened(self.candidate.label, MAX_LABEL)
         if not self.is_chosen:
             return own
         return f"chosen: {own}" if own else f"chosen ({self.candidate.digest})"
@@ -80,17 +86,19 @@ def staircase(record: StudyRecord) -> list[tuple[float, float]]:
 
 
 def lowest_drop_shown(points: Sequence[PlotPoint], max_drop: float) -> float | None:
-    """The drop, in points, below which a picture pins its points to the edge; None where all are shown.
+    """The drop, in points, beyond which a picture pins its points to the edge; None where all are shown.
 
-    Six times the floor, so that a few broken candidates don't flatten all others, yet never above the baseline
-    or the chosen one.
+    At most about six times the floor, so that a few broken candidates don't flatten all others, yet never short of
+    the baseline or the chosen one.
 
     Args:
         points: All points of the picture.
         max_drop: The floor, in units of the score.
     """
     kept = [100 * p.measurement.accuracy_drop.high for p in points if p.is_chosen or p.kind == "baseline"]
-    edge = max([EDGE_FLOORS * 100 * max_drop, *(EDGE_MARGIN * high for high in kept)])
+    limit = max([EDGE_FLOORS * 100 * max_drop, *kept])
+    inside = [100 * p.measurement.accuracy_drop.high for p in points if p.drop <= limit]
+    edge = EDGE_MARGIN * max([100 * max_drop, *inside])
     return edge if max_drop > 0 and any(p.drop > edge for p in points) else None
 
 

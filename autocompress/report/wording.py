@@ -21,6 +21,16 @@ def printable(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
+def shortened(text: str, width: int) -> str:
+    """`printable(text)`, cut to `width` characters, the last of them `…` where something is left out.
+
+    >>> shortened("a very long name", 10)
+    'a very lo…'
+    """
+    line = printable(text)
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
 def points(drop: float) -> str:
     """An accuracy drop in points, 100 times the units of the score, with two decimals and never `-0.00`.
 
@@ -95,6 +105,22 @@ def recipe_lines(recipe: Recipe, n_layers: int) -> list[str]:
     return lines
 
 
+def recipe_brief(recipe: Recipe) -> str:
+    """The recipe in a few words: how many layers have which bit widths, and the range of pruning ratios.
+
+    >>> recipe_brief(Recipe(layers={"conv": LayerRecipe(weight_bits=8)}, pruning={"a": 0.5, "b": 0.25}))
+    'W8A32 ×1, 2 groups pruned 25 % to 50 %'
+    """
+    by_bits = _grouped({name: bits(layer) for name, layer in recipe.layers.items()})
+    parts = [f"{widths} ×{len(names)}" for widths, names in sorted(by_bits.items())]
+    ratios = sorted(recipe.pruning.values())
+    if ratios:
+        groups = "1 group" if len(ratios) == 1 else f"{len(ratios)} groups"
+        ends = percent(ratios[0]) + (f" to {percent(ratios[-1])}" if ratios[-1] > ratios[0] else "")
+        parts.append(f"{groups} pruned {ends}")
+    return ", ".join(parts) or "as it is"
+
+
 def phases(seconds: Mapping[str, float]) -> list[tuple[str, float, str]]:
     """Phase, seconds and share of the total, longest first and the total last.
 
@@ -103,7 +129,9 @@ def phases(seconds: Mapping[str, float]) -> list[tuple[str, float, str]]:
     parts = {name: spent for name, spent in seconds.items() if name != "total"}
     total = seconds.get("total", math.fsum(parts.values()))
     rows = sorted(parts.items(), key=lambda part: (-part[1], part[0]))
-    return [(name, spent, percent(spent / total) if total > 0 else "") for name, spent in [*rows, ("total", total)]]
+    return [
+        (name, spent, f"{100 * spent / total:.1f} %" if total > 0 else "") for name, spent in [*rows, ("total", total)]
+    ]
 
 
 def _grouped(values: Mapping[str, Key]) -> dict[Key, list[str]]:

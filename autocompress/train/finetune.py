@@ -35,8 +35,8 @@ class FinetuneSettings:
     range_learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     warm_up: float = 0.1
-    distillation: float = 0.7
-    temperature: float = 2.0
+    distillation: float = 0.9
+    temperature: float = 4.0
     seed: int = 0
 
 

@@ -1,0 +1,87 @@
+"""Time of one search: what is left, what a candidate will take, and how long to train."""
+
+import time
+from collections.abc import Callable
+
+from autocompress.pareto import Candidate
+from autocompress.search.budget import Budget
+
+MIN_STEPS, MAX_STEPS = 10, 200
+SHORT_SHARE = 0.65  # of the time for candidates; the rest is for longer training of the best
+LONG_FACTOR = 5  # times the short rung's steps
+TARGET_CANDIDATES = 10  # short ones that should fit
+_STEPS_WITHOUT_LIMIT = 150
+_FINISH_FIXED_SECONDS = 6.0
+_FINISH_PER_MEASURING = 3.0  # the test split is larger, and latency is measured longer
+
+
+class SearchClock:
+    """Keeps a search within its budget.
+
+    Args:
+        budget: Time or trials.
+        now: Seconds, monotonic.
+    """
+
+    def __init__(self, budget: Budget, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._budget = budget
+        self.start = now()
+        self.measuring_seconds = 5.0
+        self.step_seconds = 0.1
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._now() - self.start
+
+    @property
+    def deadline(self) -> float | None:
+        """When work under way must be killed so that there is time to finish; None without a time limit."""
+        if self._budget.seconds is None:
+            return None
+        return self.start + self._budget.seconds - self.finish_seconds
+
+    @property
+    def finish_seconds(self) -> float:
+        """Forecast of the confirmation on the test split, the ONNX export and the report."""
+        finish = _FINISH_FIXED_SECONDS + _FINISH_PER_MEASURING * self.measuring_seconds
+        return min(finish, 0.4 * (self._budget.seconds or finish / 0.4))
+
+    def seconds_left(self) -> float:
+        """Seconds for candidates; infinite without a time limit."""
+        return float("inf") if self.deadline is None else self.deadline - self._now()
+
+    def allows_short(self, n_done: int, n_steps: int) -> bool:
+        """Whether another candidate of the short rung should begin."""
+        if self._budget.n_trials is not None:
+            return n_done < self._budget.n_trials
+        whole = (self.deadline or 0.0) - self.start
+        reserved = (1 - SHORT_SHARE) * whole if whole > 12 * self.forecast(n_steps) else 0.0
+        return self.seconds_left() - reserved > self.forecast(n_steps)
+
+    def forecast(self, n_steps: int) -> float:
+        """Seconds that a candidate with `n_steps` training steps takes."""
+        return 1.1 * (self.measuring_seconds + n_steps * self.step_seconds)
+
+    def short_steps(self) -> int:
+        """Training steps of the short rung that suit the budget."""
+        if self._budget.seconds is None:
+            return _STEPS_WITHOUT_LIMIT
+        each = SHORT_SHARE * self.seconds_left() / TARGET_CANDIDATES - self.measuring_seconds
+        return max(MIN_STEPS, min(MAX_STEPS, int(each / self.step_seconds)))
+
+    def long_steps(self, n_short: int) -> int:
+        """Training steps of the next longer training, 0 if there is no time for one worth its name."""
+        if self._budget.seconds is None:
+            return LONG_FACTOR * n_short
+        possible = int((self.seconds_left() / 1.1 - self.measuring_seconds) / self.step_seconds)
+        n_steps = min(LONG_FACTOR * n_short, possible)
+        return n_steps if n_steps >= 2 * n_short else 0
+
+    def learn(self, candidate: Candidate) -> None:
+        """Take over how long a candidate really took."""
+        training = candidate.seconds.get("finetune", 0.0)
+        if candidate.n_steps:
+            self.step_seconds = 0.5 * self.step_seconds + 0.5 * training / candidate.n_steps
+        self.measuring_seconds = 0.5 * self.measuring_seconds + 0.5 * (sum(candidate.seconds.values()) - training)

@@ -1,0 +1,109 @@
+"""One process for the work of all trials: if it crashes or hangs, a candidate fails and the study goes on."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, TimeoutError
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+import loky
+import torch
+from loky.process_executor import TerminatedWorkerError
+
+from autocompress.errors import AutocompressError
+from autocompress.search.evaluate import EvaluationContext
+
+Result = TypeVar("Result")
+_POLL_SECONDS = 0.25
+_context: EvaluationContext | None = None
+
+
+class WorkFailedError(AutocompressError):
+    """The work of one candidate failed; the message is its reason."""
+
+
+class OutOfTimeError(WorkFailedError):
+    """The work was stopped because its time was up."""
+
+
+def _start(context: EvaluationContext) -> None:
+    """Prepare the worker process: Ctrl-C is for the parent alone, threads are set once."""
+    global _context
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(context.n_cores)
+    _context = context
+
+
+def _run(function: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:
+    assert _context is not None  # noqa: S101  # set by _start before any work
+    try:
+        return function(_context, *arguments)
+    except AutocompressError as error:
+        raise WorkFailedError(str(error)) from None
+    except Exception as error:  # whatever the user's model, loss or score raises
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise WorkFailedError(f"{type(error).__name__}: {first}") from None
+
+
+class Worker:
+    """Runs functions of `evaluate` in a process that has the study's context.
+
+    Args:
+        context: Pickled once, when the process starts.
+        on_wait: Called about four times a second while work is under way.
+    """
+
+    def __init__(self, context: EvaluationContext, on_wait: Callable[[], None] = lambda: None) -> None:
+        self._context = context
+        self._on_wait = on_wait
+        self._executor: loky.ProcessPoolExecutor | None = None
+
+    def call(self, function: Callable[..., Result], *arguments: Any, deadline: float | None = None) -> Result:
+        """``function(context, *arguments)`` in the worker process.
+
+        Args:
+            function: A function of a module, its first parameter the context.
+            arguments: Its other arguments.
+            deadline: `time.monotonic()` at which the process is killed.
+
+        Raises:
+            WorkFailedError: It raised or crashed.
+            OutOfTimeError: It was killed at the deadline.
+        """
+        if self._executor is None:
+            arguments_of_start = (self._context,)
+            self._executor = loky.ProcessPoolExecutor(max_workers=1, initializer=_start, initargs=arguments_of_start)
+        future = self._executor.submit(_run, function, arguments)
+        while True:
+            try:
+                return future.result(timeout=_POLL_SECONDS)  # type: ignore[no-any-return]
+            except TimeoutError:
+                self._on_wait()
+                if deadline is not None and time.monotonic() > deadline:
+                    self.stop()
+                    raise OutOfTimeError("it was stopped because the budget was used up") from None
+            except (TerminatedWorkerError, BrokenProcessPool, CancelledError) as error:
+                self.stop()
+                first = (str(error).strip().splitlines() or [""])[0]
+                raise WorkFailedError(f"its process died, for example for lack of memory: {first}") from None
+
+    def stop(self) -> None:
+        """Kill the process; the next call starts a new one."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, kill_workers=True)
+            self._executor = None
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def pickle_by_value(module_name: str) -> None:
+    """Have everything defined in a module sent to workers by value, because they cannot import it."""
+    from loky.cloudpickle_wrapper import cloudpickle  # the pickler that loky uses
+
+    cloudpickle.register_pickle_by_value(sys.modules[module_name])

@@ -1,0 +1,245 @@
+"""A study: a task, a space and a folder in which the search for the best front can go on at any time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas
+from pydantic import ValidationError
+
+from autocompress.errors import SearchSpaceError, StudyError
+from autocompress.graph import ModelGraph, inspect_model
+from autocompress.measure import describe_environment
+from autocompress.pareto import DEFAULT_OBJECTIVES, Candidate, Choice, ParetoFront, Wishes, choose
+from autocompress.recipe import first_problem
+from autocompress.record import StudyInfo, StudyRecord, write_atomically
+from autocompress.report import frame, write_report
+from autocompress.search.budget import Budget
+from autocompress.search.controller import Controller
+from autocompress.search.folder import StudyFolder
+from autocompress.search.identity import Configuration, task_identity
+from autocompress.search.progress import OnProgress
+from autocompress.search.storage import SAMPLERS
+from autocompress.space import DEFAULT_SPACE, BoundSpace, SearchSpace, load_space
+from autocompress.task import Task
+
+N_INFERENCE_THREADS = 1
+
+
+class Study:
+    """A study in its folder; make one with `create_study` or `load_study`.
+
+    Attributes:
+        folder: Where everything is.
+        configuration: What was asked for.
+        task: The task, or None where only results are read.
+    """
+
+    def __init__(
+        self,
+        folder: StudyFolder,
+        configuration: Configuration,
+        task: Task | None = None,
+        graph: ModelGraph | None = None,
+        space: BoundSpace | None = None,
+    ) -> None:
+        self.folder = folder
+        self.configuration = configuration
+        self.task = task
+        self._graph = graph
+        self._space = space
+
+    @property
+    def record(self) -> StudyRecord:
+        """All that was found so far.
+
+        Raises:
+            StudyError: Nothing was measured yet.
+        """
+        if not self.folder.record.is_file():
+            raise StudyError(f"study {self.folder.path} has no results yet; run autocompress search")
+        return StudyRecord.read(self.folder.record)
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """All candidates in the order in which they were tried."""
+        return self.record.candidates
+
+    @property
+    def front(self) -> ParetoFront:
+        """The candidates that no other dominates."""
+        return self.record.front()
+
+    def frame(self) -> pandas.DataFrame:
+        """One row a candidate; `autocompress.report.frame` documents the columns."""
+        return frame(self.record)
+
+    def optimize(self, budget: str | Budget, on_progress: OnProgress = lambda _: None) -> StudyRecord:
+        """Search until the budget is used up, then confirm the choice on the test split and write the report.
+
+        Ctrl-C ends the search early in the same way.
+
+        Args:
+            budget: For example ``"10m"`` or ``"40trials"``; counts from this call.
+            on_progress: Called several times a second.
+
+        Raises:
+            BudgetError: The budget does not parse or is too small.
+            StudyError: The study was loaded without its task, is in use, or its baseline cannot be measured.
+        """
+        controller = self._controller(on_progress)
+        parsed = Budget.parse(budget)
+        with self.folder.locked():
+            record = controller.search(parsed)
+            write_report(record, self.folder.path)
+        return record
+
+    def choose(
+        self,
+        max_drop: float | None = None,
+        max_latency_ms: float | None = None,
+        max_size_bytes: int | None = None,
+        on_progress: OnProgress = lambda _: None,
+    ) -> Choice:
+        """Choose again among the candidates found, and put the choice into `chosen/`.
+
+        With the task at hand it is confirmed on the test split and exported to ONNX too.
+
+        Args:
+            max_drop: Accuracy floor, in units of the score; the study's own where None.
+            max_latency_ms: Largest latency, milliseconds.
+            max_size_bytes: Largest size of the deployed files, bytes.
+            on_progress: Called several times a second.
+
+        Raises:
+            StudyError: Nothing was measured yet, or the study is in use.
+        """
+        floor = self.configuration.max_drop if max_drop is None else max_drop
+        wishes = Wishes(floor, max_latency_ms, max_size_bytes)
+        choice = choose(self.candidates, wishes)
+        with self.folder.locked():
+            self._controller(on_progress, needs_task=False).publish(choice, wishes)
+            write_report(self.record, self.folder.path)
+        return choice
+
+    def _controller(self, on_progress: OnProgress, needs_task: bool = True) -> Controller:
+        if needs_task and self.task is None:
+            raise StudyError("the study was loaded without its task; use load_study(out, task) to search on")
+        info = StudyInfo(
+            task=self.configuration.task["name"],
+            score=self.configuration.task["score"],
+            higher_is_better=self.configuration.task["higher_is_better"],
+            space=self.configuration.space,
+            max_drop=self.configuration.max_drop,
+            objectives=self.configuration.objectives,
+            sampler=self.configuration.sampler,
+            seed=self.configuration.seed,
+            n_layers=len(self._graph.compressible) if self._graph else 0,
+            n_parameters=len(self._space.parameters) if self._space else 0,
+        )
+        return Controller(self.folder, self.configuration, info, self.task, self._graph, self._space, on_progress)
+
+
+def create_study(
+    task: Task,
+    *,
+    out: str | Path,
+    space: str | Path | SearchSpace = DEFAULT_SPACE,
+    max_drop: float = 0.01,
+    objectives: Sequence[str] = DEFAULT_OBJECTIVES,
+    sampler: str = "tpe",
+    seed: int = 0,
+    finetune_steps: int | None = None,
+    task_reference: str | None = None,
+) -> Study:
+    """A study in the folder `out`; one that is there already is taken up again.
+
+    Args:
+        task: Model, data, loss and score.
+        out: Folder of the study.
+        space: Name of a built-in search space, path of a YAML file, or a loaded space.
+        max_drop: Largest accuracy drop, >= 0, in units of the score (0.01 is one point of an accuracy).
+        objectives: What the front minimizes: of `accuracy_drop`, `latency`, `size_bytes`.
+        sampler: `tpe` or `random`.
+        seed: Seed of search and training.
+        finetune_steps: Training steps of each candidate; by default as many as suit the first budget.
+        task_reference: How the command line names the task, for `choose` and `verify`.
+
+    Raises:
+        StudyError: A value is out of range, the folder cannot be written, or it holds another study.
+        SearchSpaceError: The space does not load, or does not fit the model.
+        GraphError: The model does not run, or has nothing to compress.
+    """
+    if not 0 <= max_drop < float("inf"):
+        raise StudyError(f"max_drop must be at least 0, but got {max_drop}; 0.01 is one point of an accuracy")
+    if sampler not in SAMPLERS:
+        raise StudyError(f"sampler must be one of {', '.join(SAMPLERS)}, but got {sampler!r}")
+    unknown = [name for name in objectives if name not in DEFAULT_OBJECTIVES]
+    if unknown or not objectives:
+        raise StudyError(f"objectives must be some of {', '.join(DEFAULT_OBJECTIVES)}, but got {list(objectives)}")
+    if finetune_steps is not None and finetune_steps < 0:
+        raise StudyError(f"finetune_steps must be at least 0, but got {finetune_steps}")
+    loaded = space if isinstance(space, SearchSpace) else load_space(space)
+    graph = inspect_model(task.model, task.example_input)
+    bound = loaded.bind(graph)
+    configuration = Configuration(
+        task=task_identity(task),
+        task_reference=task_reference,
+        space=loaded.name,
+        space_text={name: list(choices) for name, choices in bound.parameters.items()},
+        max_drop=max_drop,
+        objectives=tuple(objectives),
+        sampler=sampler,
+        seed=seed,
+        finetune_steps=finetune_steps,
+        environment=describe_environment(N_INFERENCE_THREADS),
+    )
+    folder = StudyFolder(Path(out))
+    if folder.configuration.is_file():
+        known = _read_configuration(folder)
+        known.refuse_changes(configuration, str(folder.path))
+        configuration = known
+    elif folder.record.is_file():
+        raise StudyError(f"{folder.path} has results but no study.json; give another output folder")
+    else:
+        write_atomically(folder.configuration, configuration.model_dump_json(indent=1) + "\n")
+    return Study(folder, configuration, task, graph, bound)
+
+
+def load_study(out: str | Path, task: Task | None = None) -> Study:
+    """The study in the folder `out`.
+
+    Args:
+        out: Folder of the study.
+        task: The task it was made with, needed to search on, or to confirm a new choice.
+
+    Raises:
+        StudyError: There is no study, or it belongs to another task.
+    """
+    path = Path(out)
+    if not (path / "study.json").is_file():
+        raise StudyError(f"{path} holds no study: study.json is missing; give the folder of an autocompress search")
+    folder = StudyFolder(path)
+    known = _read_configuration(folder)
+    if task is None:
+        return Study(folder, known)
+    known.refuse_changes(known.model_copy(update={"task": task_identity(task)}), str(path))
+    graph = inspect_model(task.model, task.example_input)
+    return Study(folder, known, task, graph, _bind_again(known, graph))
+
+
+def _bind_again(known: Configuration, graph: ModelGraph) -> BoundSpace | None:
+    """The study's space, where it is still to be had and the same; without it one can choose, not search."""
+    try:
+        bound = load_space(known.space).bind(graph)
+    except SearchSpaceError:
+        return None
+    same = {name: list(choices) for name, choices in bound.parameters.items()} == known.space_text
+    return bound if same else None
+
+
+def _read_configuration(folder: StudyFolder) -> Configuration:
+    try:
+        return Configuration.model_validate_json(folder.configuration.read_text())
+    except (OSError, ValidationError) as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
+        raise StudyError(f"{folder.configuration} is damaged: {problem}; give another output folder") from None
