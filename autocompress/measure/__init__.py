@@ -2,7 +2,7 @@
 
 from autocompress.measure.accuracy import Predictions, accuracy_drop, agreement, predict_deployed, predict_torch, score_of
 from autocompress.measure.environment import describe_environment, int8_saturates
-from autocompress.measure.latency import LatencySettings, PairedLatency, default_precision_speedup, paired_latency
+from autocompress.measure.latency import LatencySettings, PairedLatency, default_precision_speedup, paired_latency, random_inputs
 from autocompress.measure.runtime import compile_model, default_precision_of, float_layers
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "paired_latency",
     "predict_deployed",
     "predict_torch",
+    "random_inputs",
     "score_of",
 ]

@@ -74,6 +74,26 @@ def default_precision_speedup(
     return compare(runs[0], runs[1], settings).speedup
 
 
+def random_inputs(model: openvino.Model, seed: int = 0) -> list[npt.NDArray[Any]]:
+    """Inputs in [0, 1) (integers: 0 or 1) at the static shapes of `model`; a dynamic batch dimension counts as 1.
+
+    Raises:
+        MeasurementError: A dimension other than the first is dynamic.
+    """
+    rng = np.random.default_rng(seed)
+    arrays = []
+    for port in model.inputs:
+        shape = [1 if i == 0 and d.is_dynamic else d for i, d in enumerate(port.partial_shape)]
+        if any(not isinstance(d, int) and d.is_dynamic for d in shape):
+            raise MeasurementError(
+                f"input {port.any_name} has the dynamic shape {port.partial_shape}; reshape the model to a static one"
+            )
+        sizes = [d if isinstance(d, int) else d.get_length() for d in shape]
+        kind = port.element_type.to_dtype()
+        arrays.append(rng.random(sizes).astype(kind) if np.issubdtype(kind, np.floating) else rng.integers(0, 2, sizes, kind))
+    return arrays
+
+
 def _runner(compiled: openvino.CompiledModel, inputs: list[npt.NDArray[Any]]) -> Callable[[], None]:
     request = compiled.create_infer_request()
     try:

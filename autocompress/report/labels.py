@@ -11,6 +11,7 @@ DISTANCES = (8.0, 16.0, 28.0, 44.0, 64.0)
 DIRECTIONS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))
 LEADER_FROM = 28.0
 FONT_SIZE = 9
+PADDING = 2.0
 
 
 class Box(NamedTuple):
@@ -50,7 +51,11 @@ def place_names(figure: Figure, axes: Axes, names: Sequence[tuple[float, float, 
         size = sample.get_window_extent(renderer)
         sample.remove()
         at = tuple(axes.transData.transform((x, y)))
-        places = [_place(at, size.width, size.height, far, way) for far in DISTANCES for way in DIRECTIONS]
+        places = [
+            _place(at, size.width + 2 * PADDING, size.height + 2 * PADDING, far, way)
+            for far in DISTANCES
+            for way in DIRECTIONS
+        ]
         box, distance = min(places, key=lambda place: _cost(place[0], covered, frame))
         covered.append(box)
         shift = ((box.left + box.right) / 2 - at[0], (box.bottom + box.top) / 2 - at[1])

@@ -109,15 +109,14 @@ def recipe_brief(recipe: Recipe) -> str:
     """The recipe in a few words: how many layers have which bit widths, and the range of pruning ratios.
 
     >>> recipe_brief(Recipe(layers={"conv": LayerRecipe(weight_bits=8)}, pruning={"a": 0.5, "b": 0.25}))
-    'W8A32 ×1, 2 groups pruned 25 % to 50 %'
+    'W8A32 ×1, pruned 25-50 %'
     """
     by_bits = _grouped({name: bits(layer) for name, layer in recipe.layers.items()})
     parts = [f"{widths} ×{len(names)}" for widths, names in sorted(by_bits.items())]
     ratios = sorted(recipe.pruning.values())
     if ratios:
-        groups = "1 group" if len(ratios) == 1 else f"{len(ratios)} groups"
-        ends = percent(ratios[0]) + (f" to {percent(ratios[-1])}" if ratios[-1] > ratios[0] else "")
-        parts.append(f"{groups} pruned {ends}")
+        ends = dict.fromkeys(f"{100 * ratio:.0f}" for ratio in (ratios[0], ratios[-1]))
+        parts.append(f"pruned {'-'.join(ends)} %")
     return ", ".join(parts) or "as it is"
 
 

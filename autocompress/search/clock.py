@@ -52,6 +52,16 @@ class SearchClock:
         """Seconds for candidates; infinite without a time limit."""
         return float("inf") if self.deadline is None else self.deadline - self._now()
 
+    def seconds_to_end(self) -> float:
+        """Forecast of the seconds until all is done; infinite without a time limit."""
+        return max(0.0, self.seconds_left() + self.finish_seconds)
+
+    def n_short_left(self, n_done: int, n_steps: int) -> int:
+        """Forecast of how many candidates of the short rung are still to come."""
+        if self._budget.n_trials is not None:
+            return max(0, self._budget.n_trials - n_done)
+        return max(1, int(SHORT_SHARE * self.seconds_left() / self.forecast(n_steps)))
+
     def allows_short(self, n_done: int, n_steps: int) -> bool:
         """Whether another candidate of the short rung should begin."""
         if self._budget.n_trials is not None:

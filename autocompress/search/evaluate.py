@@ -1,4 +1,4 @@
-"""The work of one candidate: training and measuring are separate calls that meet only in the candidate's folder.
+"""The work of one candidate: training, exporting and measuring are separate calls that meet only in the candidate's folder.
 
 Nothing here knows of Optuna; arguments and results can be pickled, so a call may run in any process that has the task.
 """
@@ -190,15 +190,34 @@ def seconds_a_step(context: EvaluationContext, recipe: Recipe, n_steps: int = 3)
     return (time.perf_counter() - start) / n_steps
 
 
-def measure_candidate(
-    context: EvaluationContext, recipe: Recipe, folder: Path, split: Split, latency: LatencySettings
-) -> tuple[Measurement, Seconds]:
-    """Export a trained candidate and measure it; leaves the deployed model in `folder`.
+def export_candidate(context: EvaluationContext, recipe: Recipe, folder: Path) -> Seconds:
+    """Write the deployed model of a trained candidate into its folder.
 
     Args:
         context: The study's.
         recipe: A candidate that `train_candidate` has trained.
-        folder: Where it left the weights; the FP32 baseline's folder must be in place before others are measured.
+        folder: Where it left the weights.
+
+    Returns:
+        Seconds by phase.
+    """
+    watch = Stopwatch()
+    with watch.phase("export"):
+        compressed = context.restore(recipe, folder)
+        with compressed.export_form() as module:
+            save_openvino(to_openvino(module, context.task.example_input), folder)
+    return watch.seconds
+
+
+def measure_candidate(
+    context: EvaluationContext, recipe: Recipe, folder: Path, split: Split, latency: LatencySettings
+) -> tuple[Measurement, Seconds]:
+    """Measure the deployed model in `folder`, and compare it with the torch model that it was exported from.
+
+    Args:
+        context: The study's; the FP32 baseline must be in its folder.
+        recipe: A candidate that `export_candidate` has exported.
+        folder: Where its files are.
         split: Data for the accuracy.
         latency: How to measure latency.
 
@@ -206,30 +225,25 @@ def measure_candidate(
         The measurement, and seconds by phase.
     """
     watch = Stopwatch()
-    with watch.phase("compress"):
-        compressed = context.restore(recipe, folder)
-    with watch.phase("export"):
-        with compressed.export_form() as module:
-            path = save_openvino(to_openvino(module, context.task.example_input), folder)
-        model = load_openvino(path)
-        ran_in_float = float_layers(compile_model(model, context.n_inference_threads), recipe.layers)
+    model = load_openvino(folder / MODEL)
     with watch.phase("evaluation"):
+        compressed = context.restore(recipe, folder)
         torch_predictions = predict_torch(channels_last_module(compressed.module), _last(context, split), split)
         deployed = context.predict_deployed(model, split)
-        baseline = context.baseline_predictions(split)
-        drop = accuracy_drop(context.task, baseline, deployed)
-        scores = [score_of(context.task, p) for p in (deployed, torch_predictions)]
+        drop = accuracy_drop(context.task, context.baseline_predictions(split), deployed)
+        accuracy, torch_accuracy = (score_of(context.task, p) for p in (deployed, torch_predictions))
     with watch.phase("latency"):
         baseline_model = load_openvino(context.baseline_folder / MODEL)
         timed = paired_latency(baseline_model, model, real_input(context.task), latency)
+        ran_in_float = float_layers(compile_model(model, context.n_inference_threads), recipe.layers)
     measurement = Measurement(
-        accuracy=scores[0],
-        torch_accuracy=scores[1],
+        accuracy=accuracy,
+        torch_accuracy=torch_accuracy,
         accuracy_drop=drop,
         agreement=agreement(deployed, torch_predictions),
         speedup=timed.speedup,
         latency_ms=timed.latency_ms,
-        size_bytes=size_bytes(path),
+        size_bytes=size_bytes(folder / MODEL),
         macs=inspect_model(compressed.module, context.task.example_input, with_groups=False).macs,
         float_layers=ran_in_float,
         n_samples=deployed.n_samples,

@@ -55,6 +55,17 @@ def about_default_precision(precision: str, speedup: float, low: float, high: fl
     )
 
 
+def about_test(test: Measurement, max_drop: float) -> list[str]:
+    """A drop on the test split that is larger than the search believed."""
+    drop = test.accuracy_drop
+    if drop.value <= max_drop:
+        return []
+    return [
+        f"on the test split the drop is {drop.value:.4f} [{drop.low:.4f}, {drop.high:.4f}], above the floor of {max_drop:g} "
+        "that validation had confirmed; a larger validation split would make the bound tighter"
+    ]
+
+
 def _shortened(sentences: list[str]) -> list[str]:
     rest = len(sentences) - _MANY
     return sentences[:_MANY] + ([f"and {rest} more of this kind; autocompress inspect lists them"] if rest > 0 else [])

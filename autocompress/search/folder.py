@@ -27,14 +27,8 @@ class StudyFolder:
         self.record = path / "candidates.json"
         self.candidates = path / "candidates"
         self.chosen = path / "chosen"
-        try:
-            self.candidates.mkdir(parents=True, exist_ok=True)
-            probe = path / f".probe-{os.getpid()}"
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            reason = error.strerror or error
-            raise StudyError(f"study folder {path} cannot be written: {reason}; give another --out") from None
+        check_writable(path)
+        self.candidates.mkdir(exist_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -49,6 +43,22 @@ class StudyFolder:
             except OSError:
                 raise StudyError(f"study {self.path} is in use by another process; wait for it or stop it") from None
             yield
+
+
+def check_writable(path: Path) -> None:
+    """Make the folder `path` if it is missing, and try to write there.
+
+    Raises:
+        StudyError: It cannot be made or written, or is a file.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe-{os.getpid()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise StudyError(f"output folder {path} cannot be written: {reason}; give another one") from None
 
 
 def replace_folder(new: Path, target: Path) -> None:

@@ -1,7 +1,6 @@
 """One process for the work of all trials: if it crashes or hangs, a candidate fails and the study goes on."""
 
 import signal
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, TimeoutError
@@ -100,10 +99,3 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-
-
-def pickle_by_value(module_name: str) -> None:
-    """Have everything defined in a module sent to workers by value, because they cannot import it."""
-    from loky.cloudpickle_wrapper import cloudpickle  # the pickler that loky uses
-
-    cloudpickle.register_pickle_by_value(sys.modules[module_name])

@@ -2,7 +2,7 @@
 
 from autocompress.space.anchors import anchors
 from autocompress.space.bound_space import BoundSpace
-from autocompress.space.built_in import DEFAULT_SPACE, built_in_spaces, load_space
+from autocompress.space.built_in import DEFAULT_SPACE, built_in_spaces, built_in_text, load_space
 from autocompress.space.search_space import SearchSpace
 
-__all__ = ["DEFAULT_SPACE", "BoundSpace", "SearchSpace", "anchors", "built_in_spaces", "load_space"]
+__all__ = ["DEFAULT_SPACE", "BoundSpace", "SearchSpace", "anchors", "built_in_spaces", "built_in_text", "load_space"]

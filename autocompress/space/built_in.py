@@ -41,6 +41,19 @@ def built_in_spaces() -> dict[str, str]:
     return {name: load_space(name).description for name in _built_in_files()}
 
 
+def built_in_text(name: str) -> str:
+    """The YAML of a built-in search space.
+
+    Raises:
+        SearchSpaceError: There is none of that name.
+    """
+    known = _built_in_files()
+    if name not in known:
+        law = f"a built-in search space must be one of {', '.join(known)}"
+        raise SearchSpaceError(f"{law}, but got {name!r}.{did_you_mean(name, known)}")
+    return known[name].read_text(encoding="utf-8")
+
+
 def _read(file: Path | Traversable, shown_as: str) -> SearchSpace:
     try:
         text = file.read_text(encoding="utf-8")

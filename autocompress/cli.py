@@ -1,0 +1,207 @@
+"""The command line: one function a subcommand."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from autocompress.errors import AutocompressError, TaskError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""Find the fastest OpenVINO CPU model that keeps your accuracy.
+
+    TASK is a built-in name (`fashion`), `path/to/file.py:function` or `module:function`; the function returns an
+    `autocompress.Task` (model, data, loss, score).
+
+    Start with `autocompress search --budget 3m`.""",
+)
+console = Console()
+
+TaskArgument = Annotated[str, typer.Argument(help="Built-in name, FILE.py:FUNCTION or MODULE:FUNCTION.")]
+StudyArgument = Annotated[Path, typer.Argument(help="Folder of a study, as given to search --out.")]
+MaxDrop = Annotated[
+    Optional[float], typer.Option(help="Largest accuracy drop, in units of the score: 0.01 is one point of an accuracy.")
+]
+
+
+@app.command()
+def search(
+    task: TaskArgument = "fashion",
+    budget: Annotated[str, typer.Option(help="Time (90s, 10m, 2h) or trials (40trials), counted from now.")] = "5m",
+    max_drop: Annotated[float, typer.Option(help="Accuracy floor: largest drop in units of the score (0.01 = 1 point).")] = 0.01,
+    space: Annotated[str, typer.Option(help="What may be tried: a name that `spaces` lists, or a YAML file.")] = "full",
+    out: Annotated[Path, typer.Option(help="Folder of the study; the same command with the same folder resumes.")] = Path("study"),
+    seed: Annotated[int, typer.Option(help="Seed of search and training.")] = 0,
+    sampler: Annotated[str, typer.Option(help="How recipes are sampled after the anchors: tpe or random.")] = "tpe",
+    finetune_steps: Annotated[
+        Optional[int], typer.Option(help="Training steps a candidate; by default as many as suit the budget.")
+    ] = None,
+) -> None:
+    """Search for the fastest model within the accuracy floor; ends with the budget, always with a result.
+
+    The folder gets `chosen/` (model.xml, model.bin, model.onnx, manifest.json), `report.md`, `front.html` and
+    `candidates.json`. Ctrl-C ends early and keeps the best so far.
+    """
+    from autocompress import terminal
+    from autocompress.search import Budget
+    from autocompress.study import create_study
+    from autocompress.tasks.loading import load_task
+
+    parsed = Budget.parse(budget)
+    study = create_study(
+        load_task(task),
+        out=out,
+        space=space,
+        max_drop=max_drop,
+        sampler=sampler,
+        seed=seed,
+        finetune_steps=finetune_steps,
+        task_reference=task,
+    )
+    with terminal.SearchView(console, str(parsed)) as view:
+        record = study.optimize(parsed, view.update)
+    terminal.print_summary(console, record, out)
+
+
+@app.command()
+def inspect(
+    task: TaskArgument = "fashion",
+    space: Annotated[str, typer.Option(help="Search space to bind: a name or a YAML file.")] = "full",
+) -> None:
+    """Show a task's layers, costs and channel groups, what stays as it is and why, and how large the search space is."""
+    from autocompress import terminal
+    from autocompress.graph import inspect_model
+    from autocompress.measure import describe_environment
+    from autocompress.space import load_space
+    from autocompress.tasks.loading import load_task
+
+    loaded = load_task(task)
+    graph = inspect_model(loaded.model, loaded.example_input)
+    bound = load_space(space).bind(graph)
+    terminal.print_graph(console, graph, bound, describe_environment(1))
+
+
+@app.command()
+def report(study: StudyArgument) -> None:
+    """Make report.md, front.svg and front.html again from the study's candidates.json; no training, no measuring."""
+    from autocompress.report import render
+
+    render(study)
+    console.print(f"wrote {study / 'report.md'}, {study / 'front.svg'}, {study / 'front.html'}")
+
+
+@app.command()
+def choose(
+    study: StudyArgument,
+    max_drop: MaxDrop = None,
+    max_latency_ms: Annotated[Optional[float], typer.Option(help="Largest median latency, milliseconds.")] = None,
+    max_size_bytes: Annotated[Optional[int], typer.Option(help="Largest size of model.xml and model.bin, bytes.")] = None,
+) -> None:
+    """Choose another candidate of a finished study and put it into chosen/; no training."""
+    from autocompress import terminal
+    from autocompress.study import load_study
+    from autocompress.tasks.loading import load_task
+
+    loaded = load_study(study)
+    reference = loaded.configuration.task_reference
+    if reference is not None:
+        loaded = load_study(study, load_task(reference))
+    with console.status("choosing") as status:
+        choice = loaded.choose(max_drop, max_latency_ms, max_size_bytes, on_progress=lambda p: status.update(p.phase))
+    terminal.print_choice(console, choice, study / "chosen")
+
+
+@app.command()
+def compress(
+    task: TaskArgument,
+    recipe: Annotated[Path, typer.Option(help="Recipe YAML, for example a study's chosen/recipe.yaml.")],
+    out: Annotated[Path, typer.Option(help="Folder for the deployed model.")],
+    steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+) -> None:
+    """Apply one recipe: compress, fine-tune, deploy, and measure on the test split."""
+    from autocompress import terminal
+    from autocompress.recipe import Recipe
+    from autocompress.search.folder import check_writable
+    from autocompress.search.single import compress_once
+    from autocompress.tasks.loading import load_task
+
+    loaded_recipe = Recipe.read(recipe)
+    loaded = load_task(task)
+    check_writable(out)
+    with console.status("preparing") as status:
+        measurement = compress_once(loaded, loaded_recipe, out, steps, seed, status.update)
+    terminal.print_measurement(console, measurement, "test", out)
+
+
+@app.command()
+def measure(
+    model: Annotated[Path, typer.Argument(help="Model to measure, .xml or .onnx.")],
+    baseline: Annotated[Path, typer.Option(help="Model to compare with, .xml or .onnx.")],
+    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time for measuring.")] = 10.0,
+) -> None:
+    """Compare the latency of two models on this CPU: paired runs at one thread, with an interval."""
+    from autocompress import terminal
+    from autocompress.deploy import load_openvino, size_bytes
+    from autocompress.measure import LatencySettings, paired_latency, random_inputs
+
+    models = [load_openvino(path) for path in (baseline, model)]
+    settings = LatencySettings(min_pairs=100, max_pairs=1000, max_seconds=max_seconds, half_width=0.004)
+    with console.status("measuring"):
+        result = paired_latency(models[0], models[1], random_inputs(models[0]), settings)
+    terminal.print_comparison(console, result, size_bytes(model), size_bytes(baseline))
+
+
+@app.command()
+def verify(
+    chosen: Annotated[Path, typer.Argument(help="A chosen/ folder.")],
+    task: Annotated[Optional[str], typer.Option(help="The task, where the manifest does not name it.")] = None,
+) -> None:
+    """Measure a chosen model again on this machine and say whether each claim of its manifest holds (exit code 1 if not)."""
+    from autocompress import terminal
+    from autocompress.search.chosen import Manifest
+    from autocompress.search.single import verify_chosen
+    from autocompress.tasks.loading import load_task
+
+    reference = task or Manifest.read(chosen).task_reference
+    if reference is None:
+        raise TaskError(f"the manifest in {chosen} names no task; give it with --task FILE.py:FUNCTION")
+    loaded = load_task(reference)
+    with console.status("verifying") as status:
+        claims = verify_chosen(chosen, loaded, status.update)
+    terminal.print_claims(console, claims)
+    if not all(claim.holds for claim in claims):
+        raise typer.Exit(1)
+
+
+@app.command()
+def spaces(name: Annotated[Optional[str], typer.Argument(help="Show this space's YAML.")] = None) -> None:
+    """List the built-in search spaces, or show one; copy it to a file to make your own."""
+    from autocompress import terminal
+    from autocompress.space import built_in_spaces, built_in_text
+
+    if name is None:
+        terminal.print_spaces(console, built_in_spaces())
+    else:
+        console.print(built_in_text(name), highlight=False, markup=False)
+
+
+def main() -> None:
+    """Entry point: errors about the user's input are one sentence on standard error and exit code 2."""
+    try:
+        app()
+    except AutocompressError as error:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(f"autocompress: {error}", markup=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

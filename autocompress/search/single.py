@@ -1,0 +1,129 @@
+"""One recipe without a search, and the check of a chosen model on the machine at hand."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from autocompress.graph import ModelGraph, inspect_model
+from autocompress.measure import LatencySettings, describe_environment
+from autocompress.measurement import Measurement
+from autocompress.recipe import Recipe
+from autocompress.search.chosen import ONNX, Manifest
+from autocompress.search.evaluate import (
+    EvaluationContext,
+    Rung,
+    export_candidate,
+    export_onnx,
+    measure_candidate,
+    train_candidate,
+)
+from autocompress.search.worker import Worker
+from autocompress.task import Task
+
+OnPhase = Callable[[str], None]
+_LATENCY = LatencySettings(min_pairs=100, max_pairs=600, max_seconds=6.0, half_width=0.004)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A number of the manifest beside the same number here, as text, and whether it holds."""
+
+    what: str
+    claimed: str
+    here: str
+    holds: bool
+
+
+@contextmanager
+def _worker_with_baseline(task: Task, graph: ModelGraph, folder: Path, on_phase: OnPhase) -> Iterator[Worker]:
+    """A worker whose folder of candidates holds the deployed FP32 model."""
+    environment = describe_environment(1)
+    context = EvaluationContext(task, graph, folder.resolve(), environment.n_cores, environment.inference_threads)
+    with Worker(context) as worker:
+        on_phase("deploying the FP32 model")
+        worker.call(train_candidate, Recipe(), context.baseline_folder, Rung("baseline", 0), 0)
+        worker.call(export_candidate, Recipe(), context.baseline_folder)
+        yield worker
+
+
+def compress_once(
+    task: Task, recipe: Recipe, out: Path, n_steps: int, seed: int, on_phase: OnPhase = lambda _: None
+) -> Measurement:
+    """Apply `recipe`, fine-tune, deploy into `out` and measure on the test split.
+
+    Args:
+        task: Model, data and score; it is not changed.
+        recipe: What to do.
+        out: Folder that gets model.xml, model.bin, model.onnx, weights.safetensors and recipe.yaml.
+        n_steps: Training steps.
+        seed: Of the training.
+        on_phase: Told what is being done.
+
+    Raises:
+        AutocompressError: The recipe does not fit the model, or a step fails.
+    """
+    graph = inspect_model(task.model, task.example_input)
+    out.mkdir(parents=True, exist_ok=True)
+    out = out.resolve()
+    with TemporaryDirectory(prefix=".work-", dir=out) as work:
+        with _worker_with_baseline(task, graph, Path(work), on_phase) as worker:
+            on_phase(f"fine-tuning ({n_steps} steps)")
+            worker.call(train_candidate, recipe, out, Rung("single", n_steps), seed)
+            on_phase("exporting")
+            worker.call(export_candidate, recipe, out)
+            worker.call(export_onnx, recipe, out, out / ONNX)
+            on_phase("measuring on the test split")
+            measurement, _ = worker.call(measure_candidate, recipe, out, "test", _LATENCY)
+    return measurement
+
+
+def verify_chosen(folder: Path, task: Task, on_phase: OnPhase = lambda _: None) -> list[Claim]:
+    """Measure the model in a `chosen/` folder again on this machine, and compare with its manifest.
+
+    Args:
+        folder: The `chosen/` folder; its files must be those of the manifest.
+        task: The task that it was made for.
+        on_phase: Told what is being done.
+
+    Raises:
+        StudyError: Manifest or files are missing or differ.
+    """
+    manifest = Manifest.read(folder)
+    graph = inspect_model(task.model, task.example_input)
+    recipe = manifest.candidate.recipe
+    split = "test" if manifest.chosen.test else "validation"
+    with TemporaryDirectory(prefix="autocompress-verify-") as work:
+        copied = Path(work) / "copied"
+        shutil.copytree(folder, copied)
+        with _worker_with_baseline(task, graph, Path(work), on_phase) as worker:
+            on_phase(f"measuring on the {split} split")
+            here, _ = worker.call(measure_candidate, recipe, copied, split, _LATENCY)
+    return _claims(manifest.chosen.test or manifest.candidate.measurement, here)
+
+
+def _claims(claimed: Measurement | None, here: Measurement) -> list[Claim]:
+    """Accuracy must be within one sample in a thousand, intervals of the speed-up must touch, the size be equal."""
+    if claimed is None:
+        return []
+    tolerance = 0.001 * max(1.0, abs(claimed.accuracy))
+    a, b = claimed.speedup, here.speedup
+    slack = 0.05  # two sessions on one machine differ by more than one session's interval (facts: openvino-cpu.md)
+    return [
+        Claim("accuracy", f"{claimed.accuracy:.4f}", f"{here.accuracy:.4f}", abs(claimed.accuracy - here.accuracy) <= tolerance),
+        Claim(
+            "accuracy drop",
+            f"{claimed.accuracy_drop.value:.4f}",
+            f"{here.accuracy_drop.value:.4f}",
+            abs(claimed.accuracy_drop.value - here.accuracy_drop.value) <= tolerance,
+        ),
+        Claim(
+            "speed-up",
+            f"{a.value:.2f}x [{a.low:.2f}, {a.high:.2f}]",
+            f"{b.value:.2f}x [{b.low:.2f}, {b.high:.2f}]",
+            b.high >= a.low * (1 - slack) and b.low <= a.high * (1 + slack),
+        ),
+        Claim("size", f"{claimed.size_bytes} bytes", f"{here.size_bytes} bytes", claimed.size_bytes == here.size_bytes),
+    ]

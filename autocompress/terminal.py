@@ -1,0 +1,206 @@
+"""What the command line shows: the live view of a search, tables and summaries."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from autocompress.graph import ModelGraph
+from autocompress.measure import PairedLatency
+from autocompress.measurement import Environment, Measurement, Speedup
+from autocompress.pareto import Candidate, Choice
+from autocompress.record import StudyRecord
+from autocompress.search import Progress
+from autocompress.search.single import Claim
+from autocompress.space import BoundSpace
+
+
+class SearchView:
+    """A live view of a search on a terminal, plain lines elsewhere.
+
+    Args:
+        console: Where to draw.
+        budget: As the user wrote it.
+    """
+
+    def __init__(self, console: Console, budget: str) -> None:
+        self._console, self._budget = console, budget
+        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._start = time.monotonic()
+
+    def __enter__(self) -> "SearchView":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, progress: Progress) -> None:
+        """Show the present state; a finished candidate also stays as a line."""
+        if progress.message:
+            self._console.print(progress.message, markup=False)
+        if progress.finished:
+            clock = _clock(time.monotonic() - self._start)
+            self._console.print(Text(f"{clock}  {candidate_line(progress.finished)}"), soft_wrap=True)
+        if self._live:
+            self._live.update(self._render(progress))
+
+    def _render(self, progress: Progress) -> Group:
+        elapsed, left = progress.seconds_elapsed, progress.seconds_left
+        timed = left != float("inf")
+        total = elapsed + left if timed else max(progress.n_total, 1)
+        bar = ProgressBar(total=total, completed=elapsed if timed else progress.n_done, width=40)
+        of = f" of about {progress.n_total}" if progress.n_total else ""
+        remaining = f"{_clock(left)} left" if timed else f"{_clock(elapsed)} so far"
+        best = "nothing yet" if progress.best is None else candidate_line(progress.best)
+        return Group(
+            Text(progress.phase, style="bold"),
+            bar,
+            Text(f"{progress.n_done}{of} candidates, {remaining}, budget {self._budget}"),
+            Text(f"best so far: {best}"),
+        )
+
+
+def candidate_line(candidate: Candidate) -> str:
+    """A candidate in one line: name, speed-up, drop and size, or why it failed."""
+    m = candidate.measurement
+    if m is None:
+        return f"{candidate.name}: failed: {candidate.failure}"
+    return (
+        f"{candidate.name}: {speedup_text(m.speedup)} faster, drop {points(m.accuracy_drop.value)} "
+        f"[{points(m.accuracy_drop.low)}, {points(m.accuracy_drop.high)}] points, {m.size_bytes / 1000:.0f} kB"
+    )
+
+
+def speedup_text(speedup: Speedup) -> str:
+    """A speed-up with its interval, for example ``2.93x [2.90, 2.96]``."""
+    return f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}]"
+
+
+def points(fraction: float) -> str:
+    """A score difference in hundredths, signed.
+
+    >>> points(0.0123)
+    '+1.23'
+    """
+    return f"{100 * fraction:+.2f}"
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def print_summary(console: Console, record: StudyRecord, folder: Path) -> None:
+    """The choice, what should be known about it, and where everything is."""
+    chosen = record.chosen
+    if chosen is None:
+        return
+    candidate = record.candidate(chosen.digest)
+    m = chosen.test or candidate.measurement
+    where = "test" if chosen.test else "validation"
+    if m:
+        console.print(f"\n[bold]chosen: {candidate.name}[/bold]", highlight=False)
+        print_measurement(console, m, where, folder / "chosen")
+    if candidate.recipe.is_identity:
+        console.print("no compressed model keeps the floor, so the FP32 model is chosen; allow a larger --max-drop or budget")
+    elif not chosen.meets_wishes:
+        console.print(f"the floor is not met: {chosen.reason}", markup=False)
+    for finding in record.findings:
+        console.print(f"· {finding}", markup=False, highlight=False)
+    console.print(f"report: {folder / 'report.md'}, {folder / 'front.html'}", markup=False)
+
+
+def print_measurement(console: Console, m: Measurement, split: str, folder: Path) -> None:
+    """What a deployed model does, a line a number."""
+    table = Table.grid(padding=(0, 2))
+    table.add_row("speed-up over FP32", f"{speedup_text(m.speedup)}, {m.speedup.n_pairs} pairs, 95 % interval")
+    table.add_row("latency", f"{m.latency_ms:.3f} ms, median of one inference at one thread")
+    table.add_row(f"score on {split}", f"{m.accuracy:.4f} deployed, {m.torch_accuracy:.4f} in torch, {m.n_samples} samples")
+    drop = m.accuracy_drop
+    interval = f"{points(drop.value)} [{points(drop.low)}, {points(drop.high)}] points, 90 % interval"
+    table.add_row("accuracy drop", interval)
+    table.add_row("torch and deployed agree on", f"{m.agreement:.2%} of the samples")
+    table.add_row("size", f"{m.size_bytes} bytes (model.xml and model.bin)")
+    table.add_row("files", str(folder))
+    console.print(table, highlight=False)
+
+
+def print_graph(console: Console, graph: ModelGraph, bound: BoundSpace, environment: Environment) -> None:
+    """Layers, channel groups, the size of the space, and the processor."""
+    layers = Table(title=f"{len(graph.layers)} layers, {graph.macs:,} MACs, {graph.n_parameters:,} parameters")
+    for column, side in (("layer", "left"), ("kind", "left"), ("weight", "left"), ("output", "left")):
+        layers.add_column(column, justify=side)  # type: ignore[arg-type]
+    layers.add_column("MACs", justify="right")
+    layers.add_column("share", justify="right")
+    layers.add_column("stays float because")
+    for layer in graph.layers:
+        share = f"{layer.macs / max(1, graph.macs):.1%}"
+        shapes = ("x".join(map(str, layer.weight_shape)), "x".join(map(str, layer.output_shape)))
+        layers.add_row(layer.name, layer.kind, *shapes, f"{layer.macs:,}", share, layer.reason)
+    groups = Table(title="channel groups: filters that go together")
+    for column in ("group", "layers", "filters", "stays because"):
+        groups.add_column(column)
+    for group in graph.groups:
+        groups.add_row(group.name, ", ".join(group.layers), str(group.n_channels), group.reason)
+    console.print(layers, groups, highlight=False)
+    print_environment(console, environment)
+    console.print(f"search space: {len(bound.parameters)} parameters, {bound.n_recipes:.2e} recipes", highlight=False)
+
+
+def print_environment(console: Console, environment: Environment) -> None:
+    """The processor and what 8-bit arithmetic does on it."""
+    saturation = "saturates: prefer 7-bit weights" if environment.int8_saturates else "is exact"
+    console.print(
+        f"CPU: {environment.cpu}, {environment.n_cores} cores; OpenVINO {environment.versions['openvino']} runs "
+        f"{', '.join(environment.capabilities)}; 8-bit arithmetic {saturation}",
+        markup=False,
+        highlight=False,
+    )
+
+
+def print_choice(console: Console, choice: Choice, folder: Path) -> None:
+    """What was chosen and why."""
+    console.print(candidate_line(choice.candidate), markup=False, highlight=False)
+    console.print(f"{choice.reason}; written to {folder}", markup=False, highlight=False)
+
+
+def print_comparison(console: Console, result: PairedLatency, size: int, baseline_size: int) -> None:
+    """Two models side by side, with a verdict that respects the interval."""
+    s = result.speedup
+    if s.low > 1:
+        verdict = f"{speedup_text(s)} faster"
+    elif s.high < 1:
+        slower = Speedup(value=1 / s.value, low=1 / s.high, high=1 / s.low, n_pairs=s.n_pairs)
+        verdict = f"{speedup_text(slower)} slower"
+    else:
+        verdict = f"no difference beyond noise: {speedup_text(s)}"
+    console.print(f"{verdict} ({s.n_pairs} pairs, 95 % interval, one thread)", highlight=False, markup=False)
+    console.print(f"latency {result.latency_ms:.3f} ms against {result.baseline_ms:.3f} ms", highlight=False)
+    console.print(f"size {size} bytes against {baseline_size} bytes", highlight=False)
+
+
+def print_claims(console: Console, claims: list[Claim]) -> None:
+    """Each claim of a manifest beside what was measured here."""
+    table = Table()
+    for column in ("claim", "manifest", "here", "holds"):
+        table.add_column(column)
+    for claim in claims:
+        table.add_row(claim.what, Text(claim.claimed), Text(claim.here), "yes" if claim.holds else "NO")
+    console.print(table, highlight=False)
+
+
+def print_spaces(console: Console, spaces: Mapping[str, Any]) -> None:
+    """Names and descriptions of the built-in spaces."""
+    table = Table("space", "what may be tried")
+    for name, description in spaces.items():
+        table.add_row(name, Text(str(description)))
+    console.print(table, highlight=False)
