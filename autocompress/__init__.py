@@ -1,12 +1,24 @@
 """The fastest OpenVINO CPU model that keeps the accuracy, and the Pareto front behind that choice."""
 
-from autocompress.errors import AutocompressError
-from autocompress.pareto import Candidate, Choice, ParetoFront, Wishes
-from autocompress.recipe import LayerRecipe, Recipe
-from autocompress.study import Study, create_study, load_study
-from autocompress.task import Score, Task, TensorBatches, top1_accuracy
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autocompress.errors import AutocompressError
+    from autocompress.pareto import Candidate, Choice, ParetoFront, Wishes
+    from autocompress.recipe import LayerRecipe, Recipe
+    from autocompress.study import Study, create_study, load_study
+    from autocompress.task import Score, Task, TensorBatches, top1_accuracy
 
 __version__ = "0.1.0"
+
+_HOMES = {  # public names are loaded when they are first used, so that reading a report needs no torch
+    "errors": ["AutocompressError"],
+    "pareto": ["Candidate", "Choice", "ParetoFront", "Wishes"],
+    "recipe": ["LayerRecipe", "Recipe"],
+    "study": ["Study", "create_study", "load_study"],
+    "task": ["Score", "Task", "TensorBatches", "top1_accuracy"],
+}
 
 __all__ = [
     "AutocompressError",
@@ -24,3 +36,10 @@ __all__ = [
     "load_study",
     "top1_accuracy",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"autocompress.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

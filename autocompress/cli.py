@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -26,7 +26,8 @@ console = Console()
 TaskArgument = Annotated[str, typer.Argument(help="Built-in name, FILE.py:FUNCTION or MODULE:FUNCTION.")]
 StudyArgument = Annotated[Path, typer.Argument(help="Folder of a study, as given to search --out.")]
 MaxDrop = Annotated[
-    Optional[float], typer.Option(help="Largest accuracy drop, in units of the score: 0.01 is one point of an accuracy.")
+    float | None,
+    typer.Option(help="Largest accuracy drop, in units of the score: 0.01 is one point of an accuracy."),
 ]
 
 
@@ -34,13 +35,17 @@ MaxDrop = Annotated[
 def search(
     task: TaskArgument = "fashion",
     budget: Annotated[str, typer.Option(help="Time (90s, 10m, 2h) or trials (40trials), counted from now.")] = "5m",
-    max_drop: Annotated[float, typer.Option(help="Accuracy floor: largest drop in units of the score (0.01 = 1 point).")] = 0.01,
+    max_drop: Annotated[
+        float, typer.Option(help="Accuracy floor: largest drop in units of the score (0.01 = 1 point).")
+    ] = 0.01,
     space: Annotated[str, typer.Option(help="What may be tried: a name that `spaces` lists, or a YAML file.")] = "full",
-    out: Annotated[Path, typer.Option(help="Folder of the study; the same command with the same folder resumes.")] = Path("study"),
+    out: Annotated[
+        Path, typer.Option(help="Folder of the study; the same command with the same folder resumes.")
+    ] = Path("study"),
     seed: Annotated[int, typer.Option(help="Seed of search and training.")] = 0,
     sampler: Annotated[str, typer.Option(help="How recipes are sampled after the anchors: tpe or random.")] = "tpe",
     finetune_steps: Annotated[
-        Optional[int], typer.Option(help="Training steps a candidate; by default as many as suit the budget.")
+        int | None, typer.Option(help="Training steps a candidate; by default as many as suit the budget.")
     ] = None,
 ) -> None:
     """Search for the fastest model within the accuracy floor; ends with the budget, always with a result.
@@ -74,7 +79,7 @@ def inspect(
     task: TaskArgument = "fashion",
     space: Annotated[str, typer.Option(help="Search space to bind: a name or a YAML file.")] = "full",
 ) -> None:
-    """Show a task's layers, costs and channel groups, what stays as it is and why, and how large the search space is."""
+    """Show a task's layers, costs and channel groups, what stays as it is and why, and the size of the search space."""
     from autocompress import terminal
     from autocompress.graph import inspect_model
     from autocompress.measure import describe_environment
@@ -100,8 +105,8 @@ def report(study: StudyArgument) -> None:
 def choose(
     study: StudyArgument,
     max_drop: MaxDrop = None,
-    max_latency_ms: Annotated[Optional[float], typer.Option(help="Largest median latency, milliseconds.")] = None,
-    max_size_bytes: Annotated[Optional[int], typer.Option(help="Largest size of model.xml and model.bin, bytes.")] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Largest median latency, milliseconds.")] = None,
+    max_size_bytes: Annotated[int | None, typer.Option(help="Largest size of model.xml and model.bin, bytes.")] = None,
 ) -> None:
     """Choose another candidate of a finished study and put it into chosen/; no training."""
     from autocompress import terminal
@@ -161,9 +166,9 @@ def measure(
 @app.command()
 def verify(
     chosen: Annotated[Path, typer.Argument(help="A chosen/ folder.")],
-    task: Annotated[Optional[str], typer.Option(help="The task, where the manifest does not name it.")] = None,
+    task: Annotated[str | None, typer.Option(help="The task, where the manifest does not name it.")] = None,
 ) -> None:
-    """Measure a chosen model again on this machine and say whether each claim of its manifest holds (exit code 1 if not)."""
+    """Measure a chosen model again on this machine; the exit code is 1 if a claim of its manifest does not hold here."""
     from autocompress import terminal
     from autocompress.search.chosen import Manifest
     from autocompress.search.single import verify_chosen
@@ -181,7 +186,7 @@ def verify(
 
 
 @app.command()
-def spaces(name: Annotated[Optional[str], typer.Argument(help="Show this space's YAML.")] = None) -> None:
+def spaces(name: Annotated[str | None, typer.Argument(help="Show this space's YAML.")] = None) -> None:
     """List the built-in search spaces, or show one; copy it to a file to make your own."""
     from autocompress import terminal
     from autocompress.space import built_in_spaces, built_in_text

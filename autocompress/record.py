@@ -96,7 +96,9 @@ class StudyRecord(_Frozen):
         """
         found = [c for c in self.candidates if c.digest.startswith(digest)]
         if len(found) != 1:
-            raise StudyError(f"{len(found)} candidates have a digest that starts with {digest!r}; give one of the report")
+            raise StudyError(
+                f"{len(found)} candidates have a digest that starts with {digest!r}; give one of the report"
+            )
         return found[0]
 
     def front(self) -> ParetoFront:
@@ -117,7 +119,9 @@ class StudyRecord(_Frozen):
         try:
             return cls.model_validate_json(path.read_text())
         except OSError:
-            raise StudyError(f"{path} cannot be read; give the folder of a study, made by autocompress search") from None
+            raise StudyError(
+                f"{path} cannot be read; give the folder of a study, made by autocompress search"
+            ) from None
         except ValidationError as error:
             raise StudyError(f"{path} is not a record of a study: {first_problem(error)}") from None
 

@@ -91,7 +91,7 @@ class TensorBatches:
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + self.epoch)
         n = len(self.inputs)
         order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
-        for chosen in order.split(self.batch_size):
+        for chosen in torch.split(order, self.batch_size):
             x = self.inputs[chosen]
             yield (self.augment(x, generator) if self.augment else x), self.targets[chosen]
 

@@ -40,7 +40,9 @@ class SearchView:
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live:
             self._live.stop()
 
@@ -111,7 +113,9 @@ def print_summary(console: Console, record: StudyRecord, folder: Path) -> None:
         console.print(f"\n[bold]chosen: {candidate.name}[/bold]", highlight=False)
         print_measurement(console, m, where, folder / "chosen")
     if candidate.recipe.is_identity:
-        console.print("no compressed model keeps the floor, so the FP32 model is chosen; allow a larger --max-drop or budget")
+        console.print(
+            "no compressed model keeps the floor, so the FP32 model is chosen; allow a larger --max-drop or budget"
+        )
     elif not chosen.meets_wishes:
         console.print(f"the floor is not met: {chosen.reason}", markup=False)
     for finding in record.findings:
@@ -124,7 +128,9 @@ def print_measurement(console: Console, m: Measurement, split: str, folder: Path
     table = Table.grid(padding=(0, 2))
     table.add_row("speed-up over FP32", f"{speedup_text(m.speedup)}, {m.speedup.n_pairs} pairs, 95 % interval")
     table.add_row("latency", f"{m.latency_ms:.3f} ms, median of one inference at one thread")
-    table.add_row(f"score on {split}", f"{m.accuracy:.4f} deployed, {m.torch_accuracy:.4f} in torch, {m.n_samples} samples")
+    table.add_row(
+        f"score on {split}", f"{m.accuracy:.4f} deployed, {m.torch_accuracy:.4f} in torch, {m.n_samples} samples"
+    )
     drop = m.accuracy_drop
     interval = f"{points(drop.value)} [{points(drop.low)}, {points(drop.high)}] points, 90 % interval"
     table.add_row("accuracy drop", interval)

@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from autocompress import Task, top1_accuracy
 
@@ -18,7 +18,7 @@ def digits() -> Task:
     images = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
     dataset = TensorDataset(images, torch.tensor(data.target))
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
-    train, validation, test = (torch.utils.data.Subset(dataset, part) for part in (order[:997], order[997:1397], order[1397:]))
+    train, validation, test = (Subset(dataset, part) for part in (order[:997], order[997:1397], order[1397:]))
     torch.manual_seed(0)
     model = nn.Sequential(
         *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU()),

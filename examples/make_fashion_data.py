@@ -2,10 +2,7 @@
 
 The files come with Debian's package `dataset-fashion-mnist` (MIT, Zalando SE). Kept are 10,000 training and
 3,000 validation images, drawn evenly over the classes from the official training set, and 5,000 test images
-from the official test set.
-
-    apt-get install dataset-fashion-mnist
-    python examples/make_fashion_data.py --source /usr/share/datasets/fashion-mnist
+from the official test set. Run `python examples/make_fashion_data.py`.
 """
 
 import argparse
@@ -53,7 +50,8 @@ def main() -> None:
         test_images=test_images[test],
         test_labels=test_labels[test],
     )
-    print(f"{TARGET}: {len(train)} train, {len(validation)} validation, {len(test)} test, {TARGET.stat().st_size} bytes")
+    sizes = f"{len(train)} train, {len(validation)} validation, {len(test)} test"
+    print(f"{TARGET}: {sizes}, {TARGET.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

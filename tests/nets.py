@@ -130,7 +130,12 @@ class QueryKeyValue(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.query, self.key, self.value, self.head = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 5)
+        self.query, self.key, self.value, self.head = (
+            nn.Linear(8, 16),
+            nn.Linear(8, 16),
+            nn.Linear(8, 16),
+            nn.Linear(16, 5),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (layer(x).unflatten(-1, (2, 8)).transpose(1, 2) for layer in (self.query, self.key, self.value))
@@ -193,7 +198,13 @@ def mlp() -> nn.Module:
 
 def conv1d() -> nn.Module:
     return nn.Sequential(
-        nn.Conv1d(2, 16, 5), nn.BatchNorm1d(16), nn.ReLU(), nn.Conv1d(16, 24, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 10, 5)
+        nn.Conv1d(2, 16, 5),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Conv1d(16, 24, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(24 * 10, 5),
     )
 
 

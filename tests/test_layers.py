@@ -25,7 +25,9 @@ LEVELS = {
     "measure": 30,
     "search": 40,
     "report": 40,
+    "study": 50,  # holds a search and its report
     "tasks": 50,
+    "terminal": 55,
     "cli": 60,
     "": 70,  # autocompress/__init__.py
 }

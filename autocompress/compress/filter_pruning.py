@@ -34,7 +34,7 @@ def l1_importance(model: nn.Module, dependencies: ChannelDependencies, group: st
     """
     total = torch.zeros(dependencies.n_channels(group))
     for part in dependencies.slices(group):
-        weight = model.get_submodule(part.layer).weight
+        weight: Tensor = model.get_submodule(part.layer).weight  # type: ignore[assignment]
         norms = weight.detach().flatten(1).abs().sum(dim=1)[list(part.filters)].float()
         total.index_add_(0, torch.tensor(part.channels), norms / norms.mean().clamp(min=1e-12))
     return total

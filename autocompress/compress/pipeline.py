@@ -79,9 +79,9 @@ class CompressedModel:
         for name, layer in self.module.named_modules():
             if not parametrize.is_parametrized(layer, "weight"):
                 continue
-            quantizer = layer.parametrizations["weight"][-1]  # type: ignore[union-attr,index]
+            quantizer = layer.parametrizations["weight"][-1]
             if isinstance(quantizer, WeightQuantizer):
-                weight = layer.weight.detach()  # type: ignore[union-attr,operator]
+                weight = layer.weight.detach()
                 found[name] = (weight / quantizer.log_scale.detach().exp()).round().to(torch.int8)
         return found
 
@@ -175,5 +175,3 @@ def parameter_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
     }
     weights = [p for p in module.parameters() if id(p) not in ranges and p.requires_grad]
     return weights, list(ranges.values())
-
-

@@ -62,8 +62,8 @@ class WeightQuantizer(Exportable):
 class InputQuantizer(Exportable):
     """Asymmetric per-tensor fake quantization of a layer's input, its range learned.
 
-    The range is [initial_low * exp(log_low), initial_high * exp(log_high)] with the initial ends from calibration, so an
-    input without negative values keeps its lower end at 0. Before calibration the input passes through unchanged.
+    The range is [initial_low * exp(log_low), initial_high * exp(log_high)] with the initial ends from calibration, so
+    an input without negative values keeps its lower end at 0. Before calibration the input passes through unchanged.
 
     Args:
         bits: 2..8.

@@ -37,7 +37,9 @@ def input_names(module: nn.Module, example_input: Any) -> list[str]:
     if isinstance(example_input, dict):
         return list(example_input)
     tensors = flatten(example_input)
-    parameters = [p.name for p in inspect.signature(module.forward).parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    parameters = [
+        p.name for p in inspect.signature(module.forward).parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD
+    ]
     given = parameters[: len(tensors)]
     return given + [f"input{index}" for index in range(len(given), len(tensors))]
 

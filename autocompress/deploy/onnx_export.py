@@ -110,7 +110,10 @@ def _fit_scale(
     """Indices and a positive step a channel that give `weight` back, or None."""
     if weight.shape != indices.shape:
         return None
-    flat, grid = weight.reshape(len(weight), -1).astype(np.float64), indices.reshape(len(indices), -1).astype(np.float64)
+    flat, grid = (
+        weight.reshape(len(weight), -1).astype(np.float64),
+        indices.reshape(len(indices), -1).astype(np.float64),
+    )
     squared = (grid**2).sum(axis=1)
     scale = np.where(squared > 0, (flat * grid).sum(axis=1) / np.maximum(squared, 1), 0.0)
     if np.abs(flat - grid * scale[:, None]).max(initial=0) > _TOLERANCE * np.abs(scale).max(initial=0):

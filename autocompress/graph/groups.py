@@ -77,7 +77,8 @@ class ChannelDependencies:
 
     def n_channels(self, group: str) -> int:
         """Channels of `group`: filters of its leader."""
-        return int(self._modules[group].weight.shape[0])  # type: ignore[union-attr,index]
+        weight: torch.Tensor = self._modules[group].weight  # type: ignore[assignment]
+        return len(weight)
 
     def remove(self, group: str, channels: Sequence[int]) -> None:
         """Remove the filters of the leader at indices `channels`, and all that depends on them, from the model."""
@@ -122,7 +123,9 @@ def channel_groups(model: nn.Module, example_input: Any, macs: Mapping[str, int]
     if _removable(model, example_input, open_groups, shapes) == "":
         return tuple(groups)
     return tuple(
-        g if g.reason else ChannelGroup(g.name, g.layers, g.n_channels, _removable(model, example_input, [g.name], shapes))
+        g
+        if g.reason
+        else ChannelGroup(g.name, g.layers, g.n_channels, _removable(model, example_input, [g.name], shapes))
         for g in groups
     )
 

@@ -36,10 +36,8 @@ def inspect_model(model: nn.Module, example_input: Any, *, with_groups: bool = T
         GraphError: The model does not run on the example input.
     """
     model = copy.deepcopy(model).eval()
-    candidates = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, COMPRESSIBLE + _KNOWN_LEFT_ALONE)
+    candidates: dict[str, nn.Module] = {
+        name: module for name, module in model.named_modules() if isinstance(module, COMPRESSIBLE + _KNOWN_LEFT_ALONE)
     }
     calls = _record_calls(model, candidates, example_input)
     layers = tuple(_layer(name, module, calls) for name, module in candidates.items())

@@ -1,8 +1,21 @@
 """Numbers of the deployed model: accuracy, latency, and what the processor really ran."""
 
-from autocompress.measure.accuracy import Predictions, accuracy_drop, agreement, predict_deployed, predict_torch, score_of
+from autocompress.measure.accuracy import (
+    Predictions,
+    accuracy_drop,
+    agreement,
+    predict_deployed,
+    predict_torch,
+    score_of,
+)
 from autocompress.measure.environment import describe_environment, int8_saturates
-from autocompress.measure.latency import LatencySettings, PairedLatency, default_precision_speedup, paired_latency, random_inputs
+from autocompress.measure.latency import (
+    LatencySettings,
+    PairedLatency,
+    default_precision_speedup,
+    paired_latency,
+    random_inputs,
+)
 from autocompress.measure.runtime import compile_model, default_precision_of, float_layers
 
 __all__ = [

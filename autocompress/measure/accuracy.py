@@ -98,7 +98,10 @@ class _Runner:
             if not self._fixed:
                 return self._infer(arrays)
             n = len(arrays[0])
-            parts = [self._infer([_padded(a[i : i + self._size], self._size) for a in arrays]) for i in range(0, n, self._size)]
+            parts = [
+                self._infer([_padded(a[i : i + self._size], self._size) for a in arrays])
+                for i in range(0, n, self._size)
+            ]
         except RuntimeError as error:
             last = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
             raise MeasurementError(f"inference of the deployed model fails: {last.strip()[:200]}") from None
@@ -147,7 +150,9 @@ def accuracy_drop(task: Task, baseline: Predictions, candidate: Predictions, see
     drops = []
     for _ in range(N_RESAMPLES):
         chosen = torch.from_numpy(rng.integers(0, baseline.n_samples, baseline.n_samples))
-        pair = [score_of(task, Predictions(take(p.outputs, chosen), take(p.targets, chosen))) for p in (baseline, candidate)]
+        pair = [
+            score_of(task, Predictions(take(p.outputs, chosen), take(p.targets, chosen))) for p in (baseline, candidate)
+        ]
         drops.append(sign * (pair[0] - pair[1]))
     low, high = np.quantile(drops, [0.05, 0.95])
     return Interval(value=value, low=float(low), high=float(high))

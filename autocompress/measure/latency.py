@@ -90,7 +90,9 @@ def random_inputs(model: openvino.Model, seed: int = 0) -> list[npt.NDArray[Any]
             )
         sizes = [d if isinstance(d, int) else d.get_length() for d in shape]
         kind = port.element_type.to_dtype()
-        arrays.append(rng.random(sizes).astype(kind) if np.issubdtype(kind, np.floating) else rng.integers(0, 2, sizes, kind))
+        arrays.append(
+            rng.random(sizes).astype(kind) if np.issubdtype(kind, np.floating) else rng.integers(0, 2, sizes, kind)
+        )
     return arrays
 
 

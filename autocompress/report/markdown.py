@@ -17,7 +17,8 @@ INTERVALS = (
     "two-sided 90 % interval, so its upper end is the one-sided 95 % bound that the floor is held against."
 )
 HEAD = ("name", "on front", "rung", "speed-up", "latency, ms", "drop, points", "size, kB", "MACs")
-SPECIAL = re.compile(r"([\\`*|~#])|(\](?=[(\[:]))|(?<![A-Za-z0-9])(_)|(_)(?![A-Za-z0-9])")
+SPECIAL = re.compile(r"[\\`*|~#]|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+]")
+ORDINAL = re.compile(r"^(\d+)([.)])(?=\s|$)")  # `1.` at the start would make a numbered list
 
 
 def write_report_md(record: StudyRecord, path: Path) -> None:
@@ -44,8 +45,8 @@ def escape(text: str) -> str:
     >>> escape("a|b <i> layer_1 __init__")
     'a\\|b &lt;i&gt; layer_1 \\_\\_init\\_\\_'
     """
-    html = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return SPECIAL.sub(r"\\\g<0>", html)
+    html = printable(text).strip().replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return ORDINAL.sub(r"\1\\\2", SPECIAL.sub(r"\\\g<0>", html))
 
 
 def _summary(record: StudyRecord) -> str:

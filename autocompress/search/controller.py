@@ -88,7 +88,9 @@ class Controller:
                 self._short_rung(worker, self._space, self._graph)
                 self._long_rung(worker)
             except KeyboardInterrupt:
-                self._report("stopping", message="stopped by Ctrl-C; confirming the result so far, Ctrl-C again skips that")
+                self._report(
+                    "stopping", message="stopped by Ctrl-C; confirming the result so far, Ctrl-C again skips that"
+                )
             if self._ledger.candidates:
                 self._ledger.choose(self._ledger.best())
                 self._confirm(worker)

@@ -1,4 +1,4 @@
-"""The work of one candidate: training, exporting and measuring are separate calls that meet only in the candidate's folder.
+"""The work of one candidate: training, exporting, measuring are separate calls that meet only in its folder.
 
 Nothing here knows of Optuna; arguments and results can be pickled, so a call may run in any process that has the task.
 """

@@ -61,8 +61,8 @@ def about_test(test: Measurement, max_drop: float) -> list[str]:
     if drop.value <= max_drop:
         return []
     return [
-        f"on the test split the drop is {drop.value:.4f} [{drop.low:.4f}, {drop.high:.4f}], above the floor of {max_drop:g} "
-        "that validation had confirmed; a larger validation split would make the bound tighter"
+        f"on the test split the drop is {drop.value:.4f} [{drop.low:.4f}, {drop.high:.4f}], above the floor of "
+        f"{max_drop:g} that validation had confirmed; a larger validation split would make the bound tighter"
     ]
 
 

@@ -46,7 +46,9 @@ class Configuration(BaseModel):
         Raises:
             StudyError: It does not; the message lists what differs.
         """
-        mine, theirs = (c.model_dump(exclude={"environment", "task_reference", "finetune_steps"}) for c in (self, wanted))
+        mine, theirs = (
+            c.model_dump(exclude={"environment", "task_reference", "finetune_steps"}) for c in (self, wanted)
+        )
         differences = _differences(mine, theirs)
         if self.finetune_steps and wanted.finetune_steps and self.finetune_steps != wanted.finetune_steps:
             differences.append(f"finetune_steps was {self.finetune_steps}, is now {wanted.finetune_steps}")
@@ -97,5 +99,7 @@ def _digest(tensors: list[torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+        digest.update(
+            tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+        )
     return digest.hexdigest()[:12]

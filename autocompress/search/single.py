@@ -68,15 +68,17 @@ def compress_once(
     graph = inspect_model(task.model, task.example_input)
     out.mkdir(parents=True, exist_ok=True)
     out = out.resolve()
-    with TemporaryDirectory(prefix=".work-", dir=out) as work:
-        with _worker_with_baseline(task, graph, Path(work), on_phase) as worker:
-            on_phase(f"fine-tuning ({n_steps} steps)")
-            worker.call(train_candidate, recipe, out, Rung("single", n_steps), seed)
-            on_phase("exporting")
-            worker.call(export_candidate, recipe, out)
-            worker.call(export_onnx, recipe, out, out / ONNX)
-            on_phase("measuring on the test split")
-            measurement, _ = worker.call(measure_candidate, recipe, out, "test", _LATENCY)
+    with (
+        TemporaryDirectory(prefix=".work-", dir=out) as work,
+        _worker_with_baseline(task, graph, Path(work), on_phase) as worker,
+    ):
+        on_phase(f"fine-tuning ({n_steps} steps)")
+        worker.call(train_candidate, recipe, out, Rung("single", n_steps), seed)
+        on_phase("exporting")
+        worker.call(export_candidate, recipe, out)
+        worker.call(export_onnx, recipe, out, out / ONNX)
+        on_phase("measuring on the test split")
+        measurement, _ = worker.call(measure_candidate, recipe, out, "test", _LATENCY)
     return measurement
 
 
@@ -112,7 +114,12 @@ def _claims(claimed: Measurement | None, here: Measurement) -> list[Claim]:
     a, b = claimed.speedup, here.speedup
     slack = 0.05  # two sessions on one machine differ by more than one session's interval (facts: openvino-cpu.md)
     return [
-        Claim("accuracy", f"{claimed.accuracy:.4f}", f"{here.accuracy:.4f}", abs(claimed.accuracy - here.accuracy) <= tolerance),
+        Claim(
+            "accuracy",
+            f"{claimed.accuracy:.4f}",
+            f"{here.accuracy:.4f}",
+            abs(claimed.accuracy - here.accuracy) <= tolerance,
+        ),
         Claim(
             "accuracy drop",
             f"{claimed.accuracy_drop.value:.4f}",

@@ -13,7 +13,8 @@ def distillation_loss(outputs: Any, teacher_outputs: Any, targets: Any, temperat
     """How far `outputs` are from the teacher's.
 
     For logits of a classifier ``T^2 KL(softmax(teacher / T) || softmax(outputs / T))`` (Hinton et al. 2015,
-    section 2.1), a mean over samples; for everything else the mean squared difference in units of the teacher's variance.
+    section 2.1), a mean over samples; for everything else the mean squared difference in units of the teacher's
+    variance.
 
     Args:
         outputs: Output of the compressed model, any structure of tensors.
@@ -24,9 +25,7 @@ def distillation_loss(outputs: Any, teacher_outputs: Any, targets: Any, temperat
     Returns:
         Scalar >= 0.
     """
-    pairs = [
-        (o, t) for o, t in zip(flatten(outputs), flatten(teacher_outputs), strict=True) if o.is_floating_point()
-    ]
+    pairs = [(o, t) for o, t in zip(flatten(outputs), flatten(teacher_outputs), strict=True) if o.is_floating_point()]
     if len(pairs) == 1 and _are_logits(pairs[0][0], targets):
         student, teacher = (log_softmax(logits.float() / temperature, dim=-1) for logits in pairs[0])
         return temperature**2 * kl_div(student, teacher, reduction="batchmean", log_target=True)

@@ -122,7 +122,9 @@ def _step(model: nn.Module, teacher: nn.Module, batch: Batch, loss: Any, setting
         soft = distillation_loss(outputs, teacher_outputs, targets, settings.temperature)
         value = (1 - settings.distillation) * value + settings.distillation * soft
     if not torch.isfinite(value):
-        raise TrainingError(f"the training loss is {value.item()}; lower the learning rate or look for bad training data")
+        raise TrainingError(
+            f"the training loss is {value.item()}; lower the learning rate or look for bad training data"
+        )
     return value
 
 

@@ -24,7 +24,8 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, n_in, H, W) to (N, n_out, H / stride, W / stride)."""
         y = self.second(self.relu(self.first(x)))
-        return self.relu(y + self.shortcut(x))
+        total: Tensor = self.relu(y + self.shortcut(x))
+        return total
 
 
 class SeparableBlock(nn.Module):
@@ -39,7 +40,8 @@ class SeparableBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, n_channels, H, W) to the same shape."""
         y = self.pointwise(self.relu(self.depthwise(x)))
-        return self.relu(x + y)
+        total: Tensor = self.relu(x + y)
+        return total
 
 
 class FashionNet(nn.Module):
@@ -60,4 +62,5 @@ class FashionNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of shape (N, n_classes)."""
         x = self.stage3(self.stage2(self.stage1(self.stem(x))))
-        return self.head(self.separable(x).mean(dim=(2, 3)))
+        logits: Tensor = self.head(self.separable(x).mean(dim=(2, 3)))
+        return logits
