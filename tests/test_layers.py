@@ -29,6 +29,7 @@ LEVELS = {
     "tasks": 50,
     "terminal": 55,
     "cli": 60,
+    "__main__": 65,
     "": 70,  # autocompress/__init__.py
 }
 LIGHT_PARTS = {"report": {"torch", "optuna", "openvino"}}  # must not reach these, not even through other modules

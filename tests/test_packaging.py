@@ -59,7 +59,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
     for name in ("autocompress", "search_spaces"):
         shutil.copytree(ROOT / name, copy / name, ignore=ignored)
-    for name in ("pyproject.toml", "LICENSE"):
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, copy)
     return copy
 
@@ -104,6 +104,6 @@ def test_an_installed_wheel_finds_its_files(wheel: Path, tmp_path: Path) -> None
 
 def test_an_editable_installation_finds_its_files(checkout: Path, tmp_path: Path) -> None:
     home = tmp_path / "prefix"
-    _run(*PIP, "install", *BUILD, "--prefix", home, "--editable", checkout, cwd=tmp_path)
+    _run(*PIP, "install", *BUILD, "--ignore-installed", "--prefix", home, "--editable", checkout, cwd=tmp_path)
     (site_packages,) = home.glob("lib*/python*/site-packages")
     assert _run(sys.executable, "-c", USE, checkout, site_packages, cwd=tmp_path) == _spaces()

@@ -2,7 +2,8 @@
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +36,9 @@ class ChannelDependencies:
     """
 
     def __init__(self, model: nn.Module, example_input: Any) -> None:
+        self._model = model
         self._names = {id(module): name for name, module in model.named_modules()}
-        with warnings.catch_warnings(), torch.enable_grad():
+        with warnings.catch_warnings(), torch.enable_grad(), _frozen_as_before(model):
             warnings.simplefilter("ignore")
             self._graph = torch_pruning.DependencyGraph().build_dependency(
                 model,
@@ -84,9 +86,22 @@ class ChannelDependencies:
         """Remove the filters of the leader at indices `channels`, and all that depends on them, from the model."""
         module = self._modules[group]
         function = self._graph.get_pruner_of_module(module).prune_out_channels
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _frozen_as_before(self._model):
             warnings.simplefilter("ignore")
             self._graph.get_pruning_group(module, function, list(channels)).prune()
+
+
+@contextmanager
+def _frozen_as_before(model: nn.Module) -> Iterator[None]:
+    """All parameters want gradients in the block, since dependencies are read off the autograd graph; then as before."""
+    frozen = {name for name, p in model.named_parameters() if p.is_floating_point() and not p.requires_grad}
+    try:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad or name in frozen)
+        yield
+    finally:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.requires_grad and name not in frozen)
 
 
 def _as_container(outputs: Any) -> Any:

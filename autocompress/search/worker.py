@@ -16,6 +16,7 @@ from autocompress.search.evaluate import EvaluationContext
 
 Result = TypeVar("Result")
 _POLL_SECONDS = 0.25
+_ENVIRONMENT = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"}  # a process that trains does grow; don't restart it for that
 _context: EvaluationContext | None = None
 
 
@@ -72,8 +73,9 @@ class Worker:
             OutOfTimeError: It was killed at the deadline.
         """
         if self._executor is None:
-            arguments_of_start = (self._context,)
-            self._executor = loky.ProcessPoolExecutor(max_workers=1, initializer=_start, initargs=arguments_of_start)
+            self._executor = loky.ProcessPoolExecutor(
+                max_workers=1, initializer=_start, initargs=(self._context,), env=_ENVIRONMENT
+            )
         future = self._executor.submit(_run, function, arguments)
         while True:
             try:
@@ -83,6 +85,9 @@ class Worker:
                 if deadline is not None and time.monotonic() > deadline:
                     self.stop()
                     raise OutOfTimeError("it was stopped because the budget was used up") from None
+            except KeyboardInterrupt:
+                self.stop()
+                raise
             except (TerminatedWorkerError, BrokenProcessPool, CancelledError) as error:
                 self.stop()
                 first = (str(error).strip().splitlines() or [""])[0]

@@ -5,9 +5,10 @@ import xml.etree.ElementTree as ElementTree
 
 import matplotlib as mpl
 import pytest
+from matplotlib.text import Text
 
 from autocompress.record import Chosen
-from autocompress.report import write_front_svg
+from autocompress.report import front_svg, write_front_svg
 from autocompress.report.labels import Box
 from autocompress.report.plot_points import lowest_drop_shown, plot_points, staircase
 
@@ -149,8 +150,6 @@ def test_overlap_is_the_common_area(other, area):
 
 
 def test_names_of_points_at_one_place_do_not_overlap(record, make, measured, recipe, monkeypatch):
-    from autocompress.report import front_svg
-
     figures = []
     original = front_svg.place_names
     monkeypatch.setattr(
@@ -158,6 +157,6 @@ def test_names_of_points_at_one_place_do_not_overlap(record, make, measured, rec
     )
     anchors = [make(recipe(b), measured(speedup=3.0, drop=0.001), label=f"anchor of {b} bits") for b in (4, 5, 6, 7, 8)]
     front_svg._figure(record(*anchors))
-    boxes = [Box(*t.get_window_extent().extents) for t in figures[0].axes[0].texts if "anchor" in t.get_text()]
+    boxes = [Box(*Text.get_window_extent(t).extents) for t in figures[0].axes[0].texts if "anchor" in t.get_text()]
     assert len(boxes) == 5
     assert not any(a.overlap(b) for i, a in enumerate(boxes) for b in boxes[:i])
