@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -11,7 +12,7 @@ from autocompress.measurement import Environment, Measurement
 from autocompress.pareto import Candidate, ParetoFront
 from autocompress.recipe import first_problem
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 
 
 class _Frozen(BaseModel):
@@ -75,7 +76,7 @@ class StudyRecord(_Frozen):
         seconds: Wall-clock seconds of the whole study by phase, `total` among them.
     """
 
-    format: int = FORMAT
+    format: Literal[1] = FORMAT
     study: StudyInfo
     environment: Environment
     candidates: tuple[Candidate, ...]
@@ -85,8 +86,15 @@ class StudyRecord(_Frozen):
 
     @property
     def baseline(self) -> Candidate:
-        """The FP32 candidate."""
-        return next(c for c in self.candidates if c.recipe.is_identity)
+        """The FP32 candidate.
+
+        Raises:
+            StudyError: It was not measured.
+        """
+        for candidate in self.candidates:
+            if candidate.recipe.is_identity and candidate.measurement:
+                return candidate
+        raise StudyError("the study has no measured FP32 baseline; run autocompress search again")
 
     def candidate(self, digest: str) -> Candidate:
         """The candidate whose digest starts with `digest`.
@@ -117,8 +125,8 @@ class StudyRecord(_Frozen):
             StudyError: The file is missing, damaged or of another format.
         """
         try:
-            return cls.model_validate_json(path.read_text())
-        except OSError:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
             raise StudyError(
                 f"{path} cannot be read; give the folder of a study, made by autocompress search"
             ) from None
@@ -129,5 +137,5 @@ class StudyRecord(_Frozen):
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` to a new file beside `path`, then rename it over `path`."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)

@@ -106,7 +106,7 @@ class _FakeQuantizeAsymmetric(torch.autograd.Function):
         l, h = float(low), float(high)  # noqa: E741  # the paper's names
         scale, zero = step_and_zero(l, h, steps)
         inverse = float(torch.tensor(scale).reciprocal())
-        y = torch.mul(x, inverse).add_(zero).round_().clamp_(0, steps).sub_(zero).mul_(scale)
+        y = torch.mul(x, inverse).round_().clamp_(-zero, steps - zero).mul_(scale)  # rounds before z, as torch does
         ctx.save_for_backward(x, y)
         ctx.ends = (l, h)
         return y

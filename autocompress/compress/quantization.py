@@ -16,6 +16,7 @@ from autocompress.compress.grids import (
 from autocompress.errors import CompressionError
 
 EXPORT_STEPS = 255  # OpenVINO keeps integer kernels for inputs of 256 levels (facts: openvino-cpu.md, trap 2)
+_SMALLEST_WIDTH, _LARGEST = 1e-30, 1e30  # steps of such ranges, and their inverses, are normal float32 numbers
 _SHRINK_FACTORS = torch.linspace(1.0, 0.3, 29)
 
 
@@ -83,16 +84,20 @@ class InputQuantizer(Exportable):
         self.log_high = nn.Parameter(torch.zeros(()))
 
     def set_range(self, low: float, high: float) -> None:
-        """Take [low, high], widened to hold 0, as the range; a constant zero input gets [0, 1].
+        """Take [low, high], widened to hold 0, as the range.
+
+        An input that is constantly zero, or nearly, gets [0, 1]; ends beyond what a float32 step can span are cut.
 
         Raises:
             CompressionError: An end is NaN or infinite.
         """
         if not (math.isfinite(low) and math.isfinite(high)):
             raise CompressionError(f"an input range must be finite, but got [{low}, {high}]")
-        low, high = min(low, 0.0), max(high, 0.0)
+        low, high = max(min(low, 0.0), -_LARGEST), min(max(high, 0.0), _LARGEST)
+        if high - low < _SMALLEST_WIDTH:
+            low, high = 0.0, 1.0
         self.initial_low.fill_(low)
-        self.initial_high.fill_(high if high > low else 1.0)
+        self.initial_high.fill_(high)
 
     @property
     def calibrated(self) -> bool:

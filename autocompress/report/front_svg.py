@@ -132,7 +132,7 @@ def _describe(figure: Figure, axes: Axes, record: StudyRecord) -> None:
     baseline = record.baseline.measurement
     threads = "one thread" if where.inference_threads == 1 else f"{where.inference_threads} threads"
     samples = f"{baseline.n_samples} validation samples" if baseline else "validation samples"
-    title = f"{shortened(study.task, 50)}: speed and {shortened(study.score, 20)} after compression"
+    title = f"{shortened(study.task, 40)}: speed and {shortened(study.score, 16)} after compression"
     figure.text(0.075, 0.962, title, fontsize=12, fontweight="bold")
     figure.text(0.075, 0.928, f"{shortened(where.cpu, 70)}, {threads}, {samples}", fontsize=10, color="#444444")
     axes.set_xlabel("speed-up over FP32, times")

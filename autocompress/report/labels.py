@@ -75,7 +75,8 @@ def _cost(box: Box, covered: Iterable[Box], frame: Box) -> float:
 
 
 def _write(axes: Axes, text: str, at: tuple[float, float], shift: tuple[float, float], with_leader: bool) -> None:
-    leader = {"arrowstyle": "-", "color": "#777777", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4}
+    side = (0.0 if shift[0] > 0 else 1.0, 0.5)  # the leader starts at the end of the text that faces the point
+    leader = {"arrowstyle": "-", "color": "#777777", "linewidth": 0.7, "shrinkA": 0, "shrinkB": 4, "relpos": side}
     axes.annotate(
         text,
         at,
