@@ -168,7 +168,7 @@ def verify(
     chosen: Annotated[Path, typer.Argument(help="A chosen/ folder.")],
     task: Annotated[str | None, typer.Option(help="The task, where the manifest does not name it.")] = None,
 ) -> None:
-    """Measure a chosen model again on this machine; the exit code is 1 if a claim of its manifest does not hold here."""
+    """Measure a chosen model again on this machine; the exit code is 1 if a claim of its manifest fails here."""
     from autocompress import terminal
     from autocompress.search.chosen import Manifest
     from autocompress.search.single import verify_chosen

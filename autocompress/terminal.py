@@ -143,21 +143,25 @@ def print_measurement(console: Console, m: Measurement, split: str, folder: Path
 def print_graph(console: Console, graph: ModelGraph, bound: BoundSpace, environment: Environment) -> None:
     """Layers, channel groups, the size of the space, and the processor."""
     layers = Table(title=f"{len(graph.layers)} layers, {graph.macs:,} MACs, {graph.n_parameters:,} parameters")
-    for column, side in (("layer", "left"), ("kind", "left"), ("weight", "left"), ("output", "left")):
-        layers.add_column(column, justify=side)  # type: ignore[arg-type]
-    layers.add_column("MACs", justify="right")
-    layers.add_column("share", justify="right")
-    layers.add_column("stays float because")
+    layers.add_column("layer", overflow="fold")
+    for column in ("kind", "weight", "output"):
+        layers.add_column(column, no_wrap=True)
+    layers.add_column("MACs", justify="right", no_wrap=True)
+    layers.add_column("share", justify="right", no_wrap=True)
     for layer in graph.layers:
         share = f"{layer.macs / max(1, graph.macs):.1%}"
         shapes = ("x".join(map(str, layer.weight_shape)), "x".join(map(str, layer.output_shape)))
-        layers.add_row(layer.name, layer.kind, *shapes, f"{layer.macs:,}", share, layer.reason)
+        layers.add_row(Text(layer.name), layer.kind, *shapes, f"{layer.macs:,}", share)
     groups = Table(title="channel groups: filters that go together")
-    for column in ("group", "layers", "filters", "stays because"):
-        groups.add_column(column)
+    for column in ("group", "layers", "filters"):
+        groups.add_column(column, overflow="fold")
     for group in graph.groups:
-        groups.add_row(group.name, ", ".join(group.layers), str(group.n_channels), group.reason)
+        groups.add_row(Text(group.name), Text(", ".join(group.layers)), str(group.n_channels))
     console.print(layers, groups, highlight=False)
+    alone = [("layer", layer.name, "stays float", layer.reason) for layer in graph.layers if layer.reason]
+    alone += [("channel group", group.name, "is not pruned", group.reason) for group in graph.groups if group.reason]
+    for what, name, fate, reason in alone:
+        console.print(f"{what} {name} {fate}: {reason}", markup=False, highlight=False)
     print_environment(console, environment)
     console.print(f"search space: {len(bound.parameters)} parameters, {bound.n_recipes:.2e} recipes", highlight=False)
 

@@ -70,6 +70,7 @@ class CompressedModel:
         for layer in list(module.modules()):
             if parametrize.is_parametrized(layer, "weight"):
                 _own_class(layer)
+                _untie(layer)
                 parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
         return module
 
@@ -128,6 +129,13 @@ def _own_class(layer: nn.Module) -> None:
     """
     cls = type(layer)
     layer.__class__ = type(cls.__name__, cls.__bases__, dict(cls.__dict__))
+
+
+def _untie(layer: nn.Module) -> None:
+    """Give a parametrized layer its own copy of the weight, since removal writes the quantized values into it."""
+    originals: nn.Module = layer.parametrizations["weight"]  # type: ignore[index,assignment]
+    for name, parameter in list(originals.named_parameters(recurse=False)):
+        setattr(originals, name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
 
 
 def _check(graph: ModelGraph, recipe: Recipe) -> None:

@@ -93,7 +93,7 @@ class ChannelDependencies:
 
 @contextmanager
 def _frozen_as_before(model: nn.Module) -> Iterator[None]:
-    """All parameters want gradients in the block, since dependencies are read off the autograd graph; then as before."""
+    """Every parameter wants gradients in the block, as the autograd graph is what is followed; afterwards as before."""
     frozen = {name for name, p in model.named_parameters() if p.is_floating_point() and not p.requires_grad}
     try:
         for name, parameter in model.named_parameters():

@@ -59,8 +59,7 @@ def _record_calls(model: nn.Module, modules: dict[str, nn.Module], example_input
 
         return hook
 
-    for name, module in modules.items():
-        module.register_forward_hook(watch(name))
+    handles = [module.register_forward_hook(watch(name)) for name, module in modules.items()]
     try:
         with torch.no_grad():
             call(model, example_input)
@@ -71,8 +70,8 @@ def _record_calls(model: nn.Module, modules: dict[str, nn.Module], example_input
             "give the inputs of one inference, as in a batch"
         ) from error
     finally:
-        for module in modules.values():
-            module._forward_hooks.clear()
+        for handle in handles:
+            handle.remove()
     return calls
 
 

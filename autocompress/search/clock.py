@@ -11,6 +11,7 @@ SHORT_SHARE = 0.65  # of the time for candidates; the rest is for longer trainin
 LONG_FACTOR = 5  # times the short rung's steps
 TARGET_CANDIDATES = 10  # short ones that should fit
 _STEPS_WITHOUT_LIMIT = 150
+_LONG_MARGIN = 1.25  # a long training that is cut off by the end of the budget is lost
 _FINISH_FIXED_SECONDS = 6.0
 _FINISH_PER_MEASURING = 3.0  # the test split is larger, and latency is measured longer
 
@@ -85,7 +86,7 @@ class SearchClock:
         """Training steps of the next longer training, 0 if there is no time for one worth its name."""
         if self._budget.seconds is None:
             return LONG_FACTOR * n_short
-        possible = int((self.seconds_left() / 1.1 - self.measuring_seconds) / self.step_seconds)
+        possible = int((self.seconds_left() / _LONG_MARGIN - self.measuring_seconds) / self.step_seconds)
         n_steps = min(LONG_FACTOR * n_short, possible)
         return n_steps if n_steps >= 2 * n_short else 0
 

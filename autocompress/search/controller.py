@@ -220,6 +220,7 @@ class Controller:
         measurement, failure = None, None
         seconds: dict[str, float] = {}
         shutil.rmtree(work, ignore_errors=True)
+        start = time.monotonic()
         try:
             self._report(f"fine-tuning {name} ({rung.n_steps} steps)" if rung.n_steps else f"preparing {name}")
             seconds |= worker.call(train_candidate, recipe, work, rung, seed, deadline=deadline)
@@ -231,6 +232,7 @@ class Controller:
             if work != final:
                 replace_folder(work, final)
         except OutOfTimeError:
+            self._ledger.add_seconds({"cut off by the budget": time.monotonic() - start})
             raise
         except WorkFailedError as error:
             failure = str(error)

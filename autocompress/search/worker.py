@@ -96,7 +96,7 @@ class Worker:
     def stop(self) -> None:
         """Kill the process; the next call starts a new one."""
         if self._executor is not None:
-            self._executor.shutdown(wait=False, kill_workers=True)
+            self._executor.shutdown(wait=True, kill_workers=True)
             self._executor = None
 
     def __enter__(self) -> "Worker":

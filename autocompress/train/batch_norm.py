@@ -1,5 +1,7 @@
 """Batch-norm adaptation: fresh statistics for a model whose filters or weights have changed."""
 
+import copy
+import itertools
 from collections.abc import Iterable
 
 import torch
@@ -10,10 +12,10 @@ from autocompress.task import Batch, call, split_batch
 
 
 def adapt_batch_norm(model: nn.Module, batches: Iterable[Batch], n_batches: int = 10) -> None:
-    """Replace the running statistics of every batch norm by averages over `n_batches` batches.
+    """Replace the running statistics of every batch norm that runs by averages over `n_batches` batches.
 
     Nothing else of the model changes; it is in evaluation mode afterwards. Statistics are cumulative averages
-    (momentum None), so the order of the batches does not matter.
+    (momentum None), so the order of the batches does not matter. A batch norm that sees no data keeps what it had.
 
     Args:
         model: Any module; one without batch norm is left alone.
@@ -24,16 +26,18 @@ def adapt_batch_norm(model: nn.Module, batches: Iterable[Batch], n_batches: int 
     model.eval()
     if not norms:
         return
-    momenta = [norm.momentum for norm in norms]
+    before = [(norm.momentum, copy.deepcopy(norm.state_dict())) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-    with torch.no_grad():
-        for index, batch in enumerate(batches):
-            if index == n_batches:
-                break
-            call(model, split_batch(batch, "train")[0])
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
+    try:
+        with torch.no_grad():
+            for batch in itertools.islice(batches, n_batches):
+                call(model, split_batch(batch, "train")[0])
+    finally:
+        for norm, (momentum, state) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+            if norm.num_batches_tracked == 0:
+                norm.load_state_dict(state)

@@ -29,8 +29,12 @@ def distillation_loss(outputs: Any, teacher_outputs: Any, targets: Any, temperat
     if len(pairs) == 1 and _are_logits(pairs[0][0], targets):
         student, teacher = (log_softmax(logits.float() / temperature, dim=-1) for logits in pairs[0])
         return temperature**2 * kl_div(student, teacher, reduction="batchmean", log_target=True)
-    terms = [(o - t).square().mean() / t.var().clamp(min=1e-6) for o, t in pairs]
+    terms = [(o - t).square().mean() / _spread(t).clamp(min=1e-6) for o, t in pairs]
     return torch.stack(terms).mean() if terms else torch.zeros(())
+
+
+def _spread(values: Tensor) -> Tensor:
+    return values.var() if values.numel() > 1 else values.square().sum()
 
 
 def _are_logits(output: Tensor, targets: Any) -> bool:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,19 +64,20 @@ def finetune(
         on_step: Called after each step with the step's number and loss.
 
     Raises:
-        TrainingError: There are no batches, or the loss is not a finite scalar.
+        TrainingError: There are no batches, the loss is not a finite scalar, or every parameter is frozen.
     """
     if settings.n_steps == 0:
         model.eval()
         return
     optimizer = _optimizer(model, ranges, settings)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, settings))
-    teacher.eval()
-    with torch.random.fork_rng(devices=[]):
+    layout = channels_last if _is_channels_last(model) else _as_it_is
+    with torch.random.fork_rng(devices=[]), _evaluating(teacher):
         torch.manual_seed(settings.seed)
         for step, batch in zip(range(settings.n_steps), _endless(batches), strict=False):
             model.train()
-            value = _step(model, teacher, batch, loss, settings)
+            inputs, targets = split_batch(batch, "train")
+            value = _total_loss(model, teacher, layout(inputs), targets, loss, settings)
             optimizer.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -105,12 +107,15 @@ def _optimizer(model: nn.Module, ranges: list[nn.Parameter], settings: FinetuneS
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         {"params": ranges, "lr": settings.range_learning_rate, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate)
+    groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise TrainingError("nothing can be trained: every parameter is frozen; call model.requires_grad_(True)")
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
 
 
-def _step(model: nn.Module, teacher: nn.Module, batch: Batch, loss: Any, settings: FinetuneSettings) -> Tensor:
-    inputs, targets = split_batch(batch, "train")
-    inputs = channels_last(inputs)
+def _total_loss(
+    model: nn.Module, teacher: nn.Module, inputs: Any, targets: Any, loss: Any, settings: FinetuneSettings
+) -> Tensor:
     outputs = call(model, inputs)
     value = loss(outputs, targets)
     if not isinstance(value, Tensor) or value.dim() != 0:
@@ -140,6 +145,27 @@ def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
         if n_read == 0:
             raise TrainingError("the task's train data has no batches; give at least one (inputs, targets) pair")
         epoch += 1
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """`model` in evaluation mode inside the block, and as it was after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _is_channels_last(model: nn.Module) -> bool:
+    """Whether weights of 2-d convolutions are stored channels last, so that its inputs had better be, too."""
+    return any(p.dim() == 4 and not p.is_contiguous() for p in model.parameters())
+
+
+def _as_it_is(inputs: Any) -> Any:
+    return inputs
 
 
 def channels_last(inputs: Any) -> Any:

@@ -141,8 +141,8 @@ def test_every_open_group_can_be_pruned_and_trained(name: str, ratio: float) -> 
     for group in graph.prunable:
         pruned = compress(model, graph, Recipe(pruning={group.name: ratio}), x).module
         for layer in group.layers:
-            weight = pruned.get_submodule(layer).weight
-            assert len(weight) < len(model.get_submodule(layer).weight) or n_kept(group.n_channels, ratio) == group.n_channels
+            before, after = (len(m.get_submodule(layer).weight) for m in (model, pruned))
+            assert after < before or n_kept(group.n_channels, ratio) == group.n_channels
         assert inspect_model(pruned, x, with_groups=False).macs <= graph.macs
         outputs, before = flatten(call(pruned.train(), net.inputs(4))), flatten(call(model, net.inputs(4)))
         assert [o.shape for o in outputs] == [o.shape for o in before]

@@ -58,7 +58,8 @@ def test_symmetric_is_bit_for_bit_what_torch_computes(bits: int, seed: int, size
     weight = size * torch.randn(4, 3, 5, generator=generator)
     scale = size * torch.rand(4, generator=generator).clamp(min=0.01)
     limit = 2 ** (bits - 1) - 1
-    expected = torch.fake_quantize_per_channel_affine(weight, scale, torch.zeros(4, dtype=torch.int32), 0, -limit, limit)
+    zeros = torch.zeros(4, dtype=torch.int32)
+    expected = torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -limit, limit)
     assert torch.equal(fake_quantize_symmetric(weight, scale[:, None, None], bits), expected)
 
 
@@ -71,7 +72,8 @@ def test_symmetric_gradient_is_that_of_lsq(bits: int) -> None:
     weight = torch.linspace(-3, 3, 62, dtype=torch.float64).reshape(2, 31).requires_grad_()
     scale = torch.tensor([[0.11], [0.7]], dtype=torch.float64, requires_grad=True)
     g = torch.linspace(-1, 2, 62, dtype=torch.float64).reshape(2, 31)
-    got_weight, got_scale = torch.autograd.grad((fake_quantize_symmetric(weight, scale, bits) * g).sum(), (weight, scale))
+    y = fake_quantize_symmetric(weight, scale, bits)
+    got_weight, got_scale = torch.autograd.grad((y * g).sum(), (weight, scale))
     limit = weight_limit(bits)
     want_weight, want_scale = torch.zeros(2, 31), torch.zeros(2, 1)
     for row in range(2):

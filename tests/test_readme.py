@@ -1,0 +1,50 @@
+"""What the README shows runs as written, with a small budget."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+
+from autocompress import TensorBatches
+from autocompress.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, flags=re.DOTALL)
+LINES = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
+COMMANDS = [part for line in LINES for part in line.split("&&") if part.strip().startswith("autocompress ")]
+
+
+def test_the_readme_has_both_commands_on_one_line_each() -> None:
+    main_job, tests = (next(line for line in LINES if line.endswith(end)) for end in ("--out study", "&& pytest"))
+    assert main_job.startswith("pip install torch==2.13.0 . && autocompress search")
+    assert tests.startswith("pip install torch==2.13.0")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_parses(command: str) -> None:
+    _, name, *arguments = shlex.split(command, comments=True)
+    subcommand = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    assert subcommand.make_context(name, list(arguments)).params
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = (block for kind, block in BLOCKS if kind == "python")
+    images = torch.rand(96, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    batches = TensorBatches(images, (images.mean(dim=(1, 2, 3)) > 0.5).long(), batch_size=32)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 16, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(16 * 36, 2)
+    )
+    names = {"model": model, "images": images, "__name__": "readme"}
+    names |= dict.fromkeys(("train_batches", "validation_batches", "test_batches"), batches)
+    exec(code.replace('"30m"', '"2trials"').replace("max_drop=0.01", "max_drop=0.01, finetune_steps=2"), names)
+    assert (tmp_path / "runs" / "mine" / "chosen" / "model.onnx").is_file()
+
+
+def test_every_link_of_the_readme_exists() -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets and [t for t in targets if not t.startswith("http") and not (ROOT / t).exists()] == []

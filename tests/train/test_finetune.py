@@ -1,0 +1,224 @@
+"""The fine-tuning loop."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from autocompress.compress import CompressedModel, calibrate, compress, parameter_groups
+from autocompress.errors import TaskError, TrainingError
+from autocompress.graph import inspect_model
+from autocompress.recipe import LayerRecipe, Recipe
+from autocompress.task import TensorBatches, call, flatten
+from autocompress.train import FinetuneSettings, finetune
+from tests.nets import NETS
+
+SETTINGS = FinetuneSettings(n_steps=3, learning_rate=0.01)
+
+
+def compressed(name: str = "residual", bits: int = 4) -> CompressedModel:
+    net = NETS[name]
+    model, x = net.build(), net.inputs()
+    graph = inspect_model(model, x)
+    layers = {layer.name: LayerRecipe(weight_bits=bits, activation_bits=8) for layer in graph.compressible}
+    result = compress(model, graph, Recipe(layers=layers), x)
+    calibrate(result.module, net.batches())
+    return result
+
+
+def square(outputs: Any, _targets: Any) -> Tensor:
+    return torch.stack([o.square().mean() for o in flatten(outputs)]).sum()
+
+
+def train(
+    model: CompressedModel, name: str = "residual", settings: FinetuneSettings = SETTINGS, **changes: Any
+) -> None:
+    net = NETS[name]
+    arguments = {"teacher": net.build(), "batches": net.batches(), "loss": square, **changes}
+    finetune(model.module, parameter_groups(model.module)[1], settings=settings, **arguments)
+
+
+def same(a: CompressedModel, b: CompressedModel) -> bool:
+    left, right = a.state(), b.state()
+    return all(torch.equal(left[key], right[key]) for key in left)
+
+
+def dropout_net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
+
+
+@pytest.mark.parametrize("name", [n for n in NETS if n != "no_layers"])
+def test_every_net_trains(name: str) -> None:
+    model = compressed(name)
+    before = model.state()
+    train(model, name)
+    assert not model.module.training
+    after = model.state()
+    assert all(torch.isfinite(t).all() for t in after.values() if t.is_floating_point())
+    assert any(not torch.equal(before[key], after[key]) for key in before)
+
+
+def test_weights_steps_and_ranges_are_all_trained() -> None:
+    model = compressed()
+    before = model.state()
+    train(model)
+    unchanged = {k for k, v in model.state().items() if torch.equal(v, before[k])}
+    zero_ends = {k for k in before if k.endswith("log_low")}  # inputs after ReLU have their end at 0
+    assert {k for k in unchanged if "initial" not in k} <= zero_ends
+    assert not all(k in unchanged for k in before if k.endswith("log_high"))
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_last_bit() -> None:
+    torch.manual_seed(0)
+    start = dropout_net().state_dict()
+    states = []
+    for seed, disturbance in ((1, 5), (1, 6), (2, 5)):
+        model, teacher = dropout_net(), dropout_net()
+        model.load_state_dict(start)
+        teacher.load_state_dict(start)
+        torch.manual_seed(disturbance)
+        settings = FinetuneSettings(n_steps=5, seed=seed)
+        finetune(model, [], teacher, NETS["mlp"].batches(), cross_entropy, settings)
+        states.append([p.detach().clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(states[0], states[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(states[0], states[2], strict=True))
+
+
+def test_global_random_state_is_left_as_it_was() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    train(compressed())
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]  # noqa: NPY002
+
+
+def test_no_steps_change_nothing_and_read_nothing() -> None:
+    model, untouched = compressed(), compressed()
+    model.module.train()
+    train(model, settings=FinetuneSettings(n_steps=0), batches=None)
+    assert same(model, untouched)
+    assert not model.module.training
+
+
+def test_exactly_the_asked_steps_are_taken() -> None:
+    steps: list[int] = []
+    read: list[int] = []
+
+    class Counting:
+        def __iter__(self) -> Iterator[Any]:
+            for index, batch in enumerate(NETS["residual"].batches(3)):
+                read.append(index)
+                yield batch
+
+    train(compressed(), settings=FinetuneSettings(n_steps=7), batches=Counting(), on_step=lambda n, _: steps.append(n))
+    assert steps == [1, 2, 3, 4, 5, 6, 7]
+    assert read == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_every_epoch_is_announced() -> None:
+    class Watched(TensorBatches):
+        epochs: list[int] = []  # noqa: RUF012
+
+        def set_epoch(self, epoch: int) -> None:
+            self.epochs.append(epoch)
+
+    x, y = NETS["residual"].batches(1)[0]
+    train(compressed(), settings=FinetuneSettings(n_steps=5), batches=Watched(x, y, batch_size=4), loss=cross_entropy)
+    assert Watched.epochs == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        pytest.param(lambda o, t: o.mean(dim=0), r"must be a scalar tensor, but got shape \(5,\)", id="a vector"),
+        pytest.param(lambda o, t: 0.5, "must be a scalar tensor, but got float", id="a number"),
+        pytest.param(lambda o, t: o.sum() * float("nan"), "the training loss is nan", id="NaN"),
+        pytest.param(lambda o, t: o.sum().abs() * float("inf"), "the training loss is inf", id="infinite"),
+    ],
+)
+def test_a_bad_loss_is_an_error(loss: Any, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        train(compressed(), loss=loss)
+
+
+def test_no_data_is_an_error() -> None:
+    with pytest.raises(TrainingError, match="has no batches"):
+        train(compressed(), batches=[])
+
+
+def test_a_batch_that_is_no_pair_is_an_error() -> None:
+    with pytest.raises(TaskError, match="batch of train must be a pair"):
+        train(compressed(), batches=[torch.ones(3, 3, 8, 8)])
+
+
+def test_a_model_that_is_wholly_frozen_is_an_error() -> None:
+    model = NETS["frozen"].build()
+    with pytest.raises(TrainingError, match="every parameter is frozen"):
+        finetune(model, [], NETS["frozen"].build(), NETS["frozen"].batches(), square, SETTINGS)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluating", "training"])
+def test_the_teacher_is_not_changed(training: bool) -> None:
+    teacher = NETS["residual"].build().train(training)
+    teacher.head.eval()
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    train(compressed(), teacher=teacher)
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    assert teacher.training == training
+    assert teacher.stem.training == training
+    assert not teacher.head.training
+    assert all(p.grad is None for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("distillation", [0.0, 0.9, 1.0])
+def test_training_lowers_the_loss(distillation: float) -> None:
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+    teacher = NETS["mlp"].build()
+    finetune(teacher, [], teacher, [(x, y)], cross_entropy, FinetuneSettings(100, learning_rate=0.02, distillation=0.0))
+    graph = inspect_model(teacher, x[:1])
+    layers = {layer.name: LayerRecipe(weight_bits=3, activation_bits=4) for layer in graph.compressible}
+    model = compress(teacher, graph, Recipe(layers=layers), x[:1])
+    calibrate(model.module, [(x, y)])
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(cross_entropy(model.module(x), y))
+
+    before = loss()
+    settings = FinetuneSettings(n_steps=60, learning_rate=0.01, range_learning_rate=0.01, distillation=distillation)
+    finetune(model.module, parameter_groups(model.module)[1], teacher, [(x, y)], cross_entropy, settings)
+    assert loss() < 0.7 * before
+
+
+def test_the_total_is_a_weighted_sum() -> None:
+    values: dict[float, float] = {}
+    for share in (0.0, 0.25, 1.0):
+        settings = FinetuneSettings(n_steps=1, distillation=share)
+        train(compressed(), settings=settings, on_step=lambda _, value, share=share: values.update({share: value}))
+    assert values[0.25] == pytest.approx(0.75 * values[0.0] + 0.25 * values[1.0], rel=1e-5)
+    assert values[0.0] != pytest.approx(values[1.0], rel=0.01)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+def test_images_are_laid_out_as_the_weights_are(last: bool) -> None:
+    seen: list[bool] = []
+    model = compressed()
+    if last:
+        model.module.to(memory_format=torch.channels_last)
+    model.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
+    train(model)
+    assert seen == [not last] * 3
+
+
+@pytest.mark.parametrize("name", ["dict", "two_in_two_out"])
+def test_inputs_by_name_and_by_position_reach_the_model(name: str) -> None:
+    net, model = NETS[name], compressed(name)
+    train(model, name, settings=FinetuneSettings(n_steps=1))
+    with torch.no_grad():
+        assert flatten(call(model.module, net.inputs(2)))[0].isfinite().all()
