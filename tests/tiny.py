@@ -3,20 +3,14 @@
 The command line reads this file as `tests/tiny.py:FUNCTION`, worker processes import it as `tests.tiny`.
 """
 
-import math
-import os
-import time
-from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from autocompress import Score, Task, TensorBatches, top1_accuracy
+from autocompress import Task, TensorBatches, top1_accuracy
 
 N_CLASSES = 3
 FILE = Path(__file__)
