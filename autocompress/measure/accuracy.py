@@ -88,8 +88,11 @@ class _Runner:
         flexible = model.clone()
         try:
             flexible.reshape({port: [-1, *list(port.shape)[1:]] for port in flexible.inputs})
-            self._compiled = compile_model(flexible, n_threads)
-            self._fixed = False
+            if any(
+                port.partial_shape[0].is_static for port in flexible.outputs if port.partial_shape.rank.get_length()
+            ):
+                raise MeasurementError("the model computes a fixed number of samples")
+            self._compiled, self._fixed = compile_model(flexible, n_threads), False
         except (RuntimeError, MeasurementError):
             self._compiled, self._fixed = compile_model(model, n_threads), True
 

@@ -16,7 +16,10 @@ from autocompress.search.evaluate import EvaluationContext
 
 Result = TypeVar("Result")
 _POLL_SECONDS = 0.25
-_ENVIRONMENT = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"}  # a process that trains does grow; don't restart it for that
+_ENVIRONMENT = {
+    "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",  # a process that trains does grow; don't restart it for that
+    "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",  # a killed process leaves locks, which are then cleaned up
+}
 _context: EvaluationContext | None = None
 
 

@@ -1,0 +1,203 @@
+"""Domination, hypervolume, the front and the choice."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from autocompress.errors import StudyError
+from autocompress.pareto import (
+    DEFAULT_OBJECTIVES,
+    Candidate,
+    ParetoFront,
+    Wishes,
+    choose,
+    dominates,
+    hypervolume,
+    objective_values,
+)
+from autocompress.recipe import Recipe
+from tests.examples import candidate, measurement
+
+BASELINE = candidate("base", 0.0, 1.0, 1000, recipe=Recipe())
+coordinate = st.integers(0, 5).map(float)
+points_2d = st.lists(st.tuples(coordinate, coordinate), max_size=5)
+points_3d = st.lists(st.tuples(coordinate, coordinate, coordinate), max_size=6)
+
+
+@given(st.lists(st.tuples(coordinate, coordinate, coordinate), min_size=3, max_size=3))
+def test_domination_is_a_strict_order(points: list[tuple[float, ...]]) -> None:
+    a, b, c = points
+    assert not dominates(a, a)
+    assert not (dominates(a, b) and dominates(b, a))
+    assert not (dominates(a, b) and dominates(b, c)) or dominates(a, c)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        pytest.param((1, 2), (2, 3), True, id="better everywhere"),
+        pytest.param((1, 2), (1, 3), True, id="better once, else equal"),
+        pytest.param((1, 2), (1, 2), False, id="equal"),
+        pytest.param((1, 3), (2, 2), False, id="a trade"),
+        pytest.param((2, 2), (1, 2), False, id="worse"),
+    ],
+)
+def test_domination(a: tuple[float, ...], b: tuple[float, ...], expected: bool) -> None:
+    assert dominates(a, b) is expected
+
+
+def by_inclusion_and_exclusion(points: list[tuple[float, ...]], reference: tuple[float, ...]) -> float:
+    total = 0.0
+    inside = [p for p in points if all(x < r for x, r in zip(p, reference, strict=True))]
+    for n in range(1, len(inside) + 1):
+        for chosen in itertools.combinations(inside, n):
+            corner = [max(column) for column in zip(*chosen, strict=True)]
+            total -= (-1) ** n * float(np.prod([r - x for x, r in zip(corner, reference, strict=True)]))
+    return total
+
+
+@given(points_2d)
+def test_area_is_that_of_inclusion_and_exclusion(points: list[tuple[float, ...]]) -> None:
+    assert hypervolume(points, (4.0, 5.0)) == pytest.approx(by_inclusion_and_exclusion(points, (4.0, 5.0)))
+
+
+@given(points_3d)
+def test_volume_is_the_number_of_unit_cells_covered(points: list[tuple[float, ...]]) -> None:
+    """Points have whole coordinates, so every cell is covered wholly or not at all."""
+    cells = itertools.product(range(5), range(5), range(5))
+    covered = sum(any(all(p <= c for p, c in zip(point, cell, strict=True)) for point in points) for cell in cells)
+    assert hypervolume(points, (5.0, 5.0, 5.0)) == pytest.approx(covered)
+
+
+def test_volume_is_that_of_monte_carlo() -> None:
+    rng = np.random.default_rng(0)
+    points = rng.random((8, 3))
+    samples = rng.random((100_000, 3))
+    share = np.mean((points[None] <= samples[:, None]).all(axis=2).any(axis=1))
+    assert hypervolume(points.tolist(), (1.0, 1.0, 1.0)) == pytest.approx(share, abs=0.006)  # four standard errors
+
+
+@given(points_3d, st.tuples(coordinate, coordinate, coordinate), st.randoms())
+@settings(deadline=None)
+def test_volume_grows_with_points_whatever_their_order(
+    points: list[tuple[float, ...]], extra: tuple[float, ...], chance: object
+) -> None:
+    reference = (5.0, 4.0, 3.0)
+    volume = hypervolume(points, reference)
+    assert hypervolume([*points, extra], reference) >= volume
+    shuffled = list(points)
+    chance.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert hypervolume(shuffled + shuffled, reference) == pytest.approx(volume)
+
+
+def test_points_at_or_beyond_the_reference_count_nothing() -> None:
+    assert hypervolume([(2.0, 0.0), (3.0, 1.0), (0.0, 2.0)], (2.0, 2.0)) == 0.0
+    assert hypervolume([], (1.0,)) == 0.0
+
+
+def digests(front: ParetoFront) -> list[str]:
+    return [c.digest for c in front.candidates]
+
+
+def test_the_front_holds_what_nothing_dominates_fastest_first() -> None:
+    candidates = [
+        BASELINE,
+        candidate("slow", 0.01, 0.9, 1100),
+        candidate("fast", 0.01, 3.0, 300),
+        candidate("small", 0.02, 2.0, 100),
+        candidate("worse", 0.02, 1.5, 400),
+        candidate("failed"),
+    ]
+    front = ParetoFront.of(candidates, BASELINE, DEFAULT_OBJECTIVES)
+    assert digests(front) == ["fast", "small", "base"]
+    assert len(front) == 3
+
+
+def test_equal_candidates_are_both_on_the_front() -> None:
+    front = ParetoFront.of([candidate("a", 0.0, 2.0, 10), candidate("b", 0.0, 2.0, 10)], BASELINE, DEFAULT_OBJECTIVES)
+    assert sorted(digests(front)) == ["a", "b"]
+
+
+def test_the_last_measurement_of_a_candidate_counts() -> None:
+    candidates = [candidate("a", 0.0, 9.0, 10), candidate("b", 0.0, 3.0, 10), candidate("a", 0.0, 2.0, 10)]
+    assert digests(ParetoFront.of(candidates, BASELINE, DEFAULT_OBJECTIVES)) == ["b"]
+
+
+def test_only_the_asked_objectives_count() -> None:
+    candidates = [candidate("fast", 0.5, 3.0, 900), candidate("small", 0.0, 2.0, 100)]
+    assert digests(ParetoFront.of(candidates, BASELINE, ["latency"])) == ["fast"]
+    assert digests(ParetoFront.of(candidates, BASELINE, ["size_bytes"])) == ["small"]
+
+
+def test_an_unknown_objective_is_an_error() -> None:
+    with pytest.raises(StudyError, match="must be one of accuracy_drop, latency, size_bytes, but got 'speed'"):
+        ParetoFront.of([], BASELINE, ["speed"])
+
+
+def test_the_hypervolume_of_a_front_is_a_share_of_the_box() -> None:
+    """Half the allowed drop, half the latency, a quarter of the size."""
+    front = ParetoFront.of([candidate("a", 0.025, 2.0, 250)], BASELINE, DEFAULT_OBJECTIVES)
+    assert front.hypervolume() == pytest.approx(0.5 * 0.5 * 0.75)
+    assert front.reference == (0.05, 1.0, 1000.0)
+    assert ParetoFront.of([BASELINE], BASELINE, DEFAULT_OBJECTIVES).hypervolume() == 0.0
+
+
+def test_what_was_not_measured_has_no_values() -> None:
+    with pytest.raises(StudyError, match="candidate x was not measured: it crashed"):
+        objective_values(candidate("x"), DEFAULT_OBJECTIVES)
+    assert objective_values(candidate("x", 0.02, 4.0, 70), DEFAULT_OBJECTIVES) == (0.02, 0.25, 70.0)
+
+
+def test_a_candidate_is_either_measured_or_failed() -> None:
+    for fields in ({}, {"measurement": measurement(), "failure": "both"}):
+        with pytest.raises(ValidationError, match="either a measurement or a failure"):
+            Candidate(digest="x", recipe=Recipe(), rung="short", **fields)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "chosen", "meets"),
+    [
+        pytest.param(Wishes(), "fastest", True, id="no wish"),
+        pytest.param(Wishes(max_drop=0.03), "fast", True, id="drop, by its bound: .025 + .01 is too much"),
+        pytest.param(Wishes(max_drop=0.01), "base", True, id="only the baseline keeps it"),
+        pytest.param(Wishes(max_latency_ms=0.6), "fastest", True, id="latency"),
+        pytest.param(Wishes(max_size_bytes=150), "small", True, id="size"),
+        pytest.param(Wishes(max_drop=0.03, max_size_bytes=600), "fast", True, id="two wishes"),
+        pytest.param(Wishes(max_drop=0.005), "base", False, id="none, the nearest"),
+        pytest.param(Wishes(max_size_bytes=90), "small", False, id="none is small enough"),
+        pytest.param(Wishes(max_latency_ms=0.01), "fastest", False, id="none is fast enough"),
+    ],
+)
+def test_the_choice(wishes: Wishes, chosen: str, meets: bool) -> None:
+    candidates = [
+        BASELINE,
+        candidate("failed"),
+        candidate("fast", 0.015, 2.0, 500),
+        candidate("fastest", 0.025, 4.0, 400),
+        candidate("small", 0.1, 1.5, 100),
+    ]
+    for order in (candidates, candidates[::-1]):
+        choice = choose(order, wishes)
+        assert (choice.candidate.digest, choice.meets_wishes) == (chosen, meets)
+        assert ("no candidate keeps every bound" in choice.reason) != meets
+
+
+def test_of_equally_fast_candidates_the_smaller_is_chosen() -> None:
+    pair = [candidate("large", 0.0, 2.0, 500), candidate("small", 0.0, 2.0, 400)]
+    assert choose(pair, Wishes()).candidate.digest == "small"
+    assert choose(pair[::-1], Wishes()).candidate.digest == "small"
+
+
+def test_the_reason_names_every_broken_wish() -> None:
+    reason = choose([candidate("a", 0.1, 1.0, 500)], Wishes(max_drop=0.01, max_latency_ms=1, max_size_bytes=100)).reason
+    for text in ("accuracy drop is 0.1100, above max_drop 0.01", "2.000 ms, above", "500 bytes, above"):
+        assert text in reason
+
+
+def test_nothing_measured_cannot_be_chosen_from() -> None:
+    with pytest.raises(StudyError, match="no candidate was measured"):
+        choose([candidate("failed")], Wishes())
