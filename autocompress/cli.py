@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -202,10 +202,16 @@ def main() -> None:
     try:
         app()
     except AutocompressError as error:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(f"autocompress: {error}", markup=False)
-        sys.exit(2)
+        _fail(str(error))
+    except OSError as error:  # a disk that is full or gone
+        _fail(f"{error.filename or 'the disk'} cannot be used: {error.strerror or error}; what was finished is kept")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _fail(sentence: str) -> NoReturn:
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"autocompress: {sentence}", markup=False)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -169,8 +169,7 @@ def create_study(
         SearchSpaceError: The space does not load, or does not fit the model.
         GraphError: The model does not run, or has nothing to compress.
     """
-    if not 0 <= max_drop < float("inf"):
-        raise StudyError(f"max_drop must be at least 0, but got {max_drop}; 0.01 is one point of an accuracy")
+    Wishes(max_drop)
     if sampler not in SAMPLERS:
         raise StudyError(f"sampler must be one of {', '.join(SAMPLERS)}, but got {sampler!r}")
     unknown = [name for name in objectives if name not in DEFAULT_OBJECTIVES]
@@ -240,6 +239,6 @@ def _bind_again(known: Configuration, graph: ModelGraph) -> BoundSpace | None:
 def _read_configuration(folder: StudyFolder) -> Configuration:
     try:
         return Configuration.model_validate_json(folder.configuration.read_text())
-    except (OSError, ValidationError) as error:
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
         problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
         raise StudyError(f"{folder.configuration} is damaged: {problem}; give another output folder") from None

@@ -113,9 +113,7 @@ def print_summary(console: Console, record: StudyRecord, folder: Path) -> None:
         console.print(f"\n[bold]chosen: {candidate.name}[/bold]", highlight=False)
         print_measurement(console, m, where, folder / "chosen")
     if candidate.recipe.is_identity:
-        console.print(
-            "no compressed model keeps the floor, so the FP32 model is chosen; allow a larger --max-drop or budget"
-        )
+        console.print("the FP32 model is chosen: no compressed model that was tried keeps the floor and is faster")
     elif not chosen.meets_wishes:
         console.print(f"the floor is not met: {chosen.reason}", markup=False)
     for finding in record.findings:

@@ -19,8 +19,13 @@ BUILD = (*OFFLINE, "--no-build-isolation")  # with the setuptools that is instal
 USE = """
 import pathlib, site, sys
 home = pathlib.Path(sys.argv[1])
-if len(sys.argv) > 2:
+if len(sys.argv) > 2:  # put before the installation that this Python has
+    sys.path.insert(0, sys.argv[2])
+    for name in [name for name in sys.modules if name.startswith("__editable__")]:
+        del sys.modules[name]
+    finders = list(sys.meta_path)
     site.addsitedir(sys.argv[2])
+    sys.meta_path.sort(key=lambda finder: finder in finders)
 import autocompress
 from autocompress.space import built_in_spaces, load_space
 from autocompress.space.built_in import _folder

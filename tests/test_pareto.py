@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from autocompress.errors import StudyError
+from autocompress.measurement import Interval
 from autocompress.pareto import (
     DEFAULT_OBJECTIVES,
     Candidate,
     ParetoFront,
     Wishes,
+    bound_of_drop,
     choose,
     dominates,
     hypervolume,
@@ -163,7 +165,7 @@ def test_a_candidate_is_either_measured_or_failed() -> None:
     [
         pytest.param(Wishes(), "fastest", True, id="no wish"),
         pytest.param(Wishes(max_drop=0.03), "fast", True, id="drop, by its bound: .025 + .01 is too much"),
-        pytest.param(Wishes(max_drop=0.01), "base", True, id="only the baseline keeps it"),
+        pytest.param(Wishes(max_drop=0.02), "base", True, id="only the baseline keeps it"),
         pytest.param(Wishes(max_latency_ms=0.6), "fastest", True, id="latency"),
         pytest.param(Wishes(max_size_bytes=150), "small", True, id="size"),
         pytest.param(Wishes(max_drop=0.03, max_size_bytes=600), "fast", True, id="two wishes"),
@@ -184,6 +186,44 @@ def test_the_choice(wishes: Wishes, chosen: str, meets: bool) -> None:
         choice = choose(order, wishes)
         assert (choice.candidate.digest, choice.meets_wishes) == (chosen, meets)
         assert ("no candidate keeps every bound" in choice.reason) != meets
+
+
+@pytest.mark.parametrize(
+    ("wishes", "problem"),
+    [
+        pytest.param({"max_drop": -0.01}, "max_drop must be at least 0, but got -0.01", id="negative drop"),
+        pytest.param({"max_drop": float("nan")}, "max_drop must be at least 0, but got nan", id="drop not a number"),
+        pytest.param({"max_drop": float("inf")}, "max_drop must be at least 0, but got inf", id="infinite drop"),
+        pytest.param({"max_latency_ms": 0.0}, "max_latency_ms must be above 0, but got 0.0", id="no latency"),
+        pytest.param({"max_latency_ms": float("nan")}, "max_latency_ms must be above 0", id="latency not a number"),
+        pytest.param({"max_size_bytes": -1}, "max_size_bytes must be above 0, but got -1", id="negative size"),
+    ],
+)
+def test_a_wish_that_nothing_can_keep_is_an_error(wishes: dict[str, float], problem: str) -> None:
+    with pytest.raises(StudyError, match=problem):
+        Wishes(**wishes)  # type: ignore[arg-type]
+
+
+def test_the_bound_of_one_candidate_is_the_end_of_its_interval() -> None:
+    assert bound_of_drop(Interval(value=0.02, low=0.01, high=0.03), 1) == pytest.approx(0.03)
+
+
+def test_the_bound_holds_for_all_that_are_compared() -> None:
+    """Of many candidates that all lose exactly the floor, hardly one in twenty searches may find one that keeps it."""
+    generator, n_candidates, error = np.random.default_rng(0), 20, 0.003
+    found = found_alone = 0
+    for drops in generator.normal(0.01, error, size=(2000, n_candidates)):
+        intervals = [Interval(value=d, low=d - 1.645 * error, high=d + 1.645 * error) for d in drops]
+        found += any(bound_of_drop(interval, n_candidates) <= 0.01 for interval in intervals)
+        found_alone += any(interval.high <= 0.01 for interval in intervals)
+    assert 0.03 < found / 2000 < 0.06 < 0.5 < found_alone / 2000
+
+
+def test_more_candidates_make_the_choice_more_careful() -> None:
+    good = candidate("good", 0.0, 2.0, 500)  # its own bound is 0.01
+    others = [candidate(str(i), 0.5, 1.5, 900) for i in range(5)]
+    assert choose([BASELINE, good], Wishes(max_drop=0.01)).candidate.digest == "good"
+    assert choose([BASELINE, good, *others], Wishes(max_drop=0.01)).candidate == BASELINE
 
 
 def test_of_equally_fast_candidates_the_smaller_is_chosen() -> None:

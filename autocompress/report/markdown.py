@@ -14,7 +14,8 @@ from autocompress.report.wording import kilobytes, phases, points_interval, prin
 INTERVALS = (
     "Speed-up: median of paired ratios, baseline latency / candidate latency, with its 95 % interval. "
     "Drop: baseline minus candidate on the same samples (positive is worse) in points, 100 times the score, with its "
-    "two-sided 90 % interval, so its upper end is the one-sided 95 % bound that the floor is held against."
+    "two-sided 90 % interval. The floor is held against a one-sided 95 % bound that is corrected for the number of "
+    "candidates compared (Bonferroni), since the fastest of many that look good is a lucky one: it lies above that end."
 )
 HEAD = ("name", "on front", "rung", "speed-up", "latency, ms", "drop, points", "size, kB", "MACs")
 SPECIAL = re.compile(r"[\\`*|~#]|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+]")

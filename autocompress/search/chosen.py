@@ -61,7 +61,7 @@ class Manifest(BaseModel):
         path = folder / MANIFEST
         try:
             manifest = cls.model_validate_json(path.read_text())
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             raise StudyError(f"{path} cannot be read; give the chosen/ folder of a study") from None
         except ValidationError as error:
             raise StudyError(f"{path} is not a manifest: {first_problem(error)}") from None

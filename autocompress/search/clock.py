@@ -9,6 +9,7 @@ from autocompress.search.budget import Budget
 MIN_STEPS, MAX_STEPS = 10, 200
 SHORT_SHARE = 0.65  # of the time for candidates; the rest is for longer training of the best
 LONG_FACTOR = 5  # times the short rung's steps
+TRIALS_PER_LONG = 5  # of a number of trials every fifth is a longer training
 TARGET_CANDIDATES = 10  # short ones that should fit
 _STEPS_WITHOUT_LIMIT = 150
 _LONG_MARGIN = 1.25  # a long training that is cut off by the end of the budget is lost
@@ -57,18 +58,24 @@ class SearchClock:
         """Forecast of the seconds until all is done; infinite without a time limit."""
         return max(0.0, self.seconds_left() + self.finish_seconds)
 
-    def n_short_left(self, n_done: int, n_steps: int) -> int:
-        """Forecast of how many candidates of the short rung are still to come."""
+    def n_left(self, n_done: int, n_steps: int) -> int:
+        """Forecast of how many candidates are still to come, the baseline not counted."""
         if self._budget.n_trials is not None:
             return max(0, self._budget.n_trials - n_done)
         return max(1, int(SHORT_SHARE * self.seconds_left() / self.forecast(n_steps)))
 
-    def allows_short(self, n_done: int, n_steps: int) -> bool:
-        """Whether another candidate of the short rung should begin."""
+    def allows_short(self, n_done: int, n_steps: int, reserve: bool = True) -> bool:
+        """Whether another candidate of the short rung should begin.
+
+        Args:
+            n_done: Trials of this search so far.
+            n_steps: Training steps of the short rung.
+            reserve: Keep something back for longer trainings.
+        """
         if self._budget.n_trials is not None:
-            return n_done < self._budget.n_trials
+            return n_done < self._budget.n_trials - (self._budget.n_trials // TRIALS_PER_LONG if reserve else 0)
         whole = (self.deadline or 0.0) - self.start
-        reserved = (1 - SHORT_SHARE) * whole if whole > 12 * self.forecast(n_steps) else 0.0
+        reserved = (1 - SHORT_SHARE) * whole if reserve and whole > 12 * self.forecast(n_steps) else 0.0
         return self.seconds_left() - reserved > self.forecast(n_steps)
 
     def forecast(self, n_steps: int) -> float:
@@ -82,10 +89,10 @@ class SearchClock:
         each = SHORT_SHARE * self.seconds_left() / TARGET_CANDIDATES - self.measuring_seconds
         return max(MIN_STEPS, min(MAX_STEPS, int(each / self.step_seconds)))
 
-    def long_steps(self, n_short: int) -> int:
-        """Training steps of the next longer training, 0 if there is no time for one worth its name."""
-        if self._budget.seconds is None:
-            return LONG_FACTOR * n_short
+    def long_steps(self, n_done: int, n_short: int) -> int:
+        """Training steps of the next longer training, 0 if the budget has no room for one worth its name."""
+        if self._budget.n_trials is not None:
+            return LONG_FACTOR * n_short if n_done < self._budget.n_trials else 0
         possible = int((self.seconds_left() / _LONG_MARGIN - self.measuring_seconds) / self.step_seconds)
         n_steps = min(LONG_FACTOR * n_short, possible)
         return n_steps if n_steps >= 2 * n_short else 0

@@ -26,7 +26,7 @@ from autocompress.search.evaluate import (
     seconds_a_step,
     train_candidate,
 )
-from autocompress.search.folder import StudyFolder, replace_folder
+from autocompress.search.folder import UNFINISHED, StudyFolder, replace_folder
 from autocompress.search.identity import Configuration
 from autocompress.search.ledger import Ledger
 from autocompress.search.progress import OnProgress, Progress
@@ -82,11 +82,13 @@ class Controller:
         if self._task is None or self._graph is None or self._space is None:
             raise StudyError(f"the space of study {self._folder.path} cannot be had any more; begin a new study")
         self._clock = SearchClock(budget)
+        self._folder.remove_unfinished()
         with self._worker(self._task, self._graph) as worker:
             try:
                 self._prepare(worker, self._graph, self._space)
                 self._short_rung(worker, self._space, self._graph)
                 self._long_rung(worker)
+                self._short_rung(worker, self._space, self._graph, reserve=False)
             except KeyboardInterrupt:
                 self._report(
                     "stopping", message="stopped by Ctrl-C; confirming the result so far, Ctrl-C again skips that"
@@ -136,7 +138,7 @@ class Controller:
             self._configuration = self._configuration.model_copy(update={"finetune_steps": self._clock.short_steps()})
             write_atomically(self._folder.configuration, self._configuration.model_dump_json(indent=1) + "\n")
 
-    def _short_rung(self, worker: Worker, space: BoundSpace, graph: ModelGraph) -> None:
+    def _short_rung(self, worker: Worker, space: BoundSpace, graph: ModelGraph, reserve: bool = True) -> None:
         """Ask the sampler, anchors first, evaluate, tell; a recipe that is known is told, not evaluated again."""
         c = self._configuration
         study = open_journal(self._folder.journal, objectives=c.objectives, sampler=c.sampler, seed=c.seed)
@@ -146,9 +148,9 @@ class Controller:
                 if space.nearest(recipe) == recipe:
                     study.enqueue_trial(space.encode(recipe))
         rung = Rung("short", c.finetune_steps or 0)
-        n_done = n_repeats = 0
-        while self._clock.allows_short(n_done, rung.n_steps) and n_repeats < MAX_REPEATS:
-            self._n_total = self._n_done + self._clock.n_short_left(n_done, rung.n_steps)
+        n_repeats = 0
+        while self._clock.allows_short(self._n_done, rung.n_steps, reserve) and n_repeats < MAX_REPEATS:
+            self._n_total = self._n_done + self._clock.n_left(self._n_done, rung.n_steps)
             trial = study.ask()
             recipe = space.suggest(trial.suggest_categorical)
             candidate = self._ledger.candidates.get(recipe.digest())
@@ -159,7 +161,6 @@ class Controller:
                 except OutOfTimeError:
                     study.tell(trial.number, state=TrialState.FAIL)
                     return
-                n_done += 1
                 self._keep(candidate)
             self._tell(study, trial, candidate)
         if n_repeats == MAX_REPEATS:
@@ -178,7 +179,7 @@ class Controller:
         """Train again, for longer, what is faster than the present choice and not far below the floor."""
         n_short = self._configuration.finetune_steps or 0
         tried: set[str] = set()
-        while n_steps := self._clock.long_steps(n_short):
+        while n_steps := self._clock.long_steps(self._n_done, n_short):
             candidate = self._promising(tried)
             if candidate is None:
                 return
@@ -189,6 +190,8 @@ class Controller:
                 return
             if longer.measurement:
                 self._keep(longer)
+            else:
+                self._n_done += 1
 
     def _promising(self, tried: set[str]) -> Candidate | None:
         """Of the candidates worth a longer training the one that lost least."""
@@ -213,7 +216,7 @@ class Controller:
             OutOfTimeError: The budget ended before it was done; never for the baseline.
         """
         final = self._ledger.source(recipe.digest())
-        work = final if recipe.is_identity else final.with_name(f".work-{final.name}")
+        work = final if recipe.is_identity else final.with_name(f"{UNFINISHED}{final.name}")
         deadline = None if recipe.is_identity else self._clock.deadline
         seed = self._configuration.seed
         name = label or final.name
@@ -254,7 +257,7 @@ class Controller:
     def _keep(self, candidate: Candidate) -> None:
         self._ledger.keep(candidate)
         self._clock.learn(candidate)
-        self._n_done += 1
+        self._n_done += not candidate.recipe.is_identity
         self._report(self._phase, finished=candidate)
 
     def _confirm(self, worker: Worker) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from autocompress.errors import StudyError
 
+UNFINISHED = ".work-"  # begins the name of a candidate's folder while it is under way
+
 
 class StudyFolder:
     """Paths inside a study's folder.
@@ -43,6 +45,11 @@ class StudyFolder:
             except OSError:
                 raise StudyError(f"study {self.path} is in use by another process; wait for it or stop it") from None
             yield
+
+    def remove_unfinished(self) -> None:
+        """Remove what a kill left of candidates that were under way."""
+        for folder in self.candidates.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_writable(path: Path) -> None:

@@ -12,7 +12,7 @@ class Progress:
 
     Attributes:
         phase: What is being done, for example `fine-tuning`.
-        n_done: Candidates finished, failed ones included.
+        n_done: Candidates finished by this call, failed ones included, the baseline not counted.
         n_total: Forecast of how many there will be.
         seconds_elapsed: Since the start of this call.
         seconds_left: Forecast.

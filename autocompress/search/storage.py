@@ -59,8 +59,10 @@ def open_journal(path: Path, *, objectives: tuple[str, ...], sampler: str, seed:
                 load_if_exists=True,
             )
             study.set_metric_names(list(objectives))
-    except (ValueError, KeyError, OSError) as error:
-        raise StudyError(f"{path} is damaged: {error}; remove it to go on with the candidates found so far") from None
+    except Exception as error:  # replaying a damaged journal may raise anything
+        raise StudyError(
+            f"{path} is damaged: {type(error).__name__}: {error}; remove it to go on with the candidates found so far"
+        ) from None
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
     study.sampler = SAMPLERS[sampler](seed + 1_000_003 * len(study.get_trials(deepcopy=False)))

@@ -18,7 +18,6 @@ Result = TypeVar("Result")
 _POLL_SECONDS = 0.25
 _ENVIRONMENT = {
     "LOKY_MAX_MEMORY_LEAK_SIZE": "1e15",  # a process that trains does grow; don't restart it for that
-    "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",  # a killed process leaves locks, which are then cleaned up
 }
 _context: EvaluationContext | None = None
 
@@ -96,14 +95,14 @@ class Worker:
                 first = (str(error).strip().splitlines() or [""])[0]
                 raise WorkFailedError(f"its process died, for example for lack of memory: {first}") from None
 
-    def stop(self) -> None:
-        """Kill the process; the next call starts a new one."""
+    def stop(self, kill: bool = True) -> None:
+        """End the process, at once or when its work is done; the next call starts a new one."""
         if self._executor is not None:
-            self._executor.shutdown(wait=True, kill_workers=True)
+            self._executor.shutdown(wait=True, kill_workers=kill)
             self._executor = None
 
     def __enter__(self) -> "Worker":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.stop(kill=kind is not None)

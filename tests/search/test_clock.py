@@ -1,0 +1,120 @@
+"""Keeping a search within its budget, with a clock that the test moves."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autocompress.pareto import Candidate
+from autocompress.search import Budget
+from autocompress.search.clock import LONG_FACTOR, MAX_STEPS, MIN_STEPS, SearchClock
+from tests.examples import candidate
+
+
+class Now:
+    """Seconds that pass only when told."""
+
+    seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def finished(n_steps: int, **seconds: float) -> Candidate:
+    return candidate("a", 0.0, 2.0, 500).model_copy(update={"n_steps": n_steps, "seconds": seconds})
+
+
+def test_time_counts_from_the_start() -> None:
+    now = Now()
+    clock = SearchClock(Budget(seconds=600), now)
+    now.seconds += 40
+    assert clock.elapsed == 40
+    assert clock.seconds_to_end() == 560
+
+
+def test_time_to_finish_is_kept_back() -> None:
+    clock = SearchClock(Budget(seconds=600), Now())
+    assert clock.deadline == pytest.approx(100 + 600 - clock.finish_seconds)
+    assert clock.seconds_left() == pytest.approx(600 - clock.finish_seconds)
+
+
+def test_without_a_time_nothing_is_killed() -> None:
+    clock = SearchClock(Budget(n_trials=4), Now())
+    assert clock.deadline is None and clock.seconds_left() == clock.seconds_to_end() == float("inf")
+
+
+def test_a_candidate_that_would_not_be_done_in_time_does_not_begin() -> None:
+    now = Now()
+    clock = SearchClock(Budget(seconds=600), now)
+    assert clock.allows_short(0, 50)
+    now.seconds += 600 - clock.finish_seconds - clock.forecast(50) + 1
+    assert not clock.allows_short(0, 50)
+
+
+def test_how_long_a_candidate_took_is_learnt() -> None:
+    clock = SearchClock(Budget(seconds=600), Now())
+    for _ in range(20):
+        clock.learn(finished(100, finetune=30.0, export=2.0, evaluation=3.0))
+    assert clock.step_seconds == pytest.approx(0.3, rel=1e-3)
+    assert clock.measuring_seconds == pytest.approx(5.0, rel=1e-3)
+    assert clock.forecast(100) == pytest.approx(1.1 * 35, rel=1e-3)
+
+
+def test_an_untrained_candidate_says_nothing_about_steps() -> None:
+    clock = SearchClock(Budget(seconds=600), Now())
+    before = clock.step_seconds
+    clock.learn(finished(0, evaluation=3.0))
+    assert clock.step_seconds == before
+
+
+@given(seconds=st.floats(10, 36_000), step=st.floats(1e-4, 20), measuring=st.floats(0.1, 100))
+def test_steps_suit_the_budget(seconds: float, step: float, measuring: float) -> None:
+    clock = SearchClock(Budget(seconds=seconds), Now())
+    clock.step_seconds, clock.measuring_seconds = step, measuring
+    assert MIN_STEPS <= clock.short_steps() <= MAX_STEPS
+    n_short = clock.short_steps()
+    n_long = clock.long_steps(0, n_short)
+    assert n_long == 0 or 2 * n_short <= n_long <= LONG_FACTOR * n_short
+    assert n_long * step <= seconds
+
+
+@given(seconds=st.floats(10, 3600), took=st.floats(0.5, 60), n_steps=st.integers(10, 200))
+def test_a_whole_search_ends_in_time(seconds: float, took: float, n_steps: int) -> None:
+    """Candidates that all take equally long; the first shows how long, so only it may surprise."""
+    now = Now()
+    clock = SearchClock(Budget(seconds=seconds), now)
+    n_done = 0
+    for _ in range(12):  # learnt by then
+        clock.learn(finished(n_steps, finetune=0.5 * took, evaluation=0.5 * took))
+    while clock.allows_short(n_done, n_steps):
+        now.seconds += took
+        n_done += 1
+        clock.learn(finished(n_steps, finetune=0.5 * took, evaluation=0.5 * took))
+        assert n_done < 10_000
+    assert clock.elapsed + clock.finish_seconds <= seconds + 1e-6 or n_done == 0
+
+
+@pytest.mark.parametrize(
+    ("n_trials", "n_short"),
+    [
+        pytest.param(1, 1, id="one"),
+        pytest.param(4, 4, id="too few for a longer training"),
+        pytest.param(5, 4, id="the fifth is long"),
+        pytest.param(40, 32, id="a fifth of forty"),
+    ],
+)
+def test_trials_count_longer_trainings_too(n_trials: int, n_short: int) -> None:
+    clock = SearchClock(Budget(n_trials=n_trials), Now())
+    n_done = 0
+    while clock.allows_short(n_done, 10):
+        n_done += 1
+    assert n_done == n_short
+    while clock.long_steps(n_done, 10):
+        n_done += 1
+    assert n_done == n_trials
+
+
+def test_what_is_kept_back_for_longer_trainings_can_be_spent() -> None:
+    clock = SearchClock(Budget(n_trials=10), Now())
+    assert not clock.allows_short(8, 10)
+    assert clock.allows_short(8, 10, reserve=False)
+    assert not clock.allows_short(10, 10, reserve=False)

@@ -1,0 +1,89 @@
+"""The worker process: what goes wrong in it is a reason, never the end of the search."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from autocompress.graph import inspect_model
+from autocompress.search.evaluate import EvaluationContext
+from autocompress.search.worker import OutOfTimeError, Worker, WorkFailedError
+from tests.search import work
+from tests.tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> EvaluationContext:
+    task = tiny()
+    graph = inspect_model(task.model, task.example_input)
+    return EvaluationContext(task, graph, tmp_path_factory.mktemp("candidates"), n_cores=1)
+
+
+@pytest.fixture(scope="module")
+def worker(context: EvaluationContext) -> Iterator[Worker]:
+    with Worker(context) as worker:
+        yield worker
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+
+
+def test_work_runs_in_another_process_with_the_context(worker: Worker) -> None:
+    assert worker.call(work.add, 2, 3) == 5
+    assert worker.call(work.process) not in (os.getpid(), None)
+    assert worker.call(work.n_cores) == 1
+
+
+def test_one_process_does_all_the_work(worker: Worker) -> None:
+    assert worker.call(work.process) == worker.call(work.process)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        pytest.param(work.fail, "^ValueError: first line$", id="an error of the user's code"),
+        pytest.param(work.refuse, "^the score is nan$", id="an error of ours"),
+        pytest.param(work.crash, "its process died", id="killed"),
+        pytest.param(work.leave, "its process died", id="left"),
+    ],
+)
+def test_failed_work_has_a_reason_and_the_next_goes_on(worker: Worker, function: object, reason: str) -> None:
+    with pytest.raises(WorkFailedError, match=reason):
+        worker.call(function)  # type: ignore[arg-type]
+    assert worker.call(work.add, 1, 1) == 2
+
+
+def test_work_is_killed_at_its_deadline(worker: Worker, tmp_path: Path) -> None:
+    worker.call(work.add, 1, 1)
+    start = time.monotonic()
+    with pytest.raises(OutOfTimeError, match="the budget was used up"):
+        worker.call(work.sleep, 60.0, tmp_path / "pid", deadline=start + 1.0)
+    assert time.monotonic() - start < 30
+    assert not is_alive(int((tmp_path / "pid").read_text()))
+    assert worker.call(work.add, 1, 1) == 2
+
+
+def test_who_waits_is_told_again_and_again(context: EvaluationContext, tmp_path: Path) -> None:
+    calls: list[float] = []
+    with Worker(context, on_wait=lambda: calls.append(time.monotonic())) as worker:
+        worker.call(work.sleep, 1.2, tmp_path / "pid")
+    assert len(calls) >= 3
+
+
+def test_ctrl_c_while_waiting_stops_the_process(context: EvaluationContext, tmp_path: Path) -> None:
+    def interrupt() -> None:
+        if (tmp_path / "pid").is_file():
+            raise KeyboardInterrupt
+
+    worker = Worker(context, on_wait=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        worker.call(work.sleep, 60.0, tmp_path / "pid")
+    worker.stop()
+    assert not is_alive(int((tmp_path / "pid").read_text()))
