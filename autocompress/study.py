@@ -10,7 +10,7 @@ from autocompress.errors import SearchSpaceError, StudyError
 from autocompress.graph import ModelGraph, inspect_model
 from autocompress.measure import describe_environment
 from autocompress.pareto import DEFAULT_OBJECTIVES, Candidate, Choice, ParetoFront, Wishes, choose
-from autocompress.recipe import first_problem
+from autocompress.recipe import Recipe, first_problem
 from autocompress.record import StudyInfo, StudyRecord, write_atomically
 from autocompress.report import frame, write_report
 from autocompress.search.budget import Budget
@@ -180,6 +180,11 @@ def create_study(
     loaded = space if isinstance(space, SearchSpace) else load_space(space)
     graph = inspect_model(task.model, task.example_input)
     bound = loaded.bind(graph)
+    if bound.n_recipes == 1 and bound.nearest(Recipe()).is_identity:
+        raise SearchSpaceError(
+            f"space {loaded.name} has nothing to try on this model: none of its rules matches a layer or channel group "
+            "that can be compressed; autocompress inspect shows them, full is a larger space"
+        )
     configuration = Configuration(
         task=task_identity(task),
         task_reference=task_reference,

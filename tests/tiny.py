@@ -143,6 +143,16 @@ def _slow_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return cross_entropy(outputs, targets)
 
 
+def hangs() -> Task:
+    """Its loss never returns."""
+    return replace(tiny(), loss=_hanging_loss)
+
+
+def _hanging_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    time.sleep(10_000)
+    raise AssertionError
+
+
 def one_class() -> Task:
     """All targets are equal."""
     x, _ = images(96, 1)

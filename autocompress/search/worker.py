@@ -1,6 +1,8 @@
 """One process for the work of all trials: if it crashes or hangs, a candidate fails and the study goes on."""
 
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, TimeoutError
@@ -31,11 +33,19 @@ class OutOfTimeError(WorkFailedError):
 
 
 def _start(context: EvaluationContext) -> None:
-    """Prepare the worker process: Ctrl-C is for the parent alone, threads are set once."""
+    """Prepare the worker process: Ctrl-C is for the parent alone, threads are set once, a killed parent ends it."""
     global _context
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(context.n_cores)
     _context = context
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after the process `parent` has ended, however that happened."""
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    os._exit(1)
 
 
 def _run(function: Callable[..., Result], arguments: tuple[Any, ...]) -> Result:

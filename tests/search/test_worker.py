@@ -1,6 +1,8 @@
 """The worker process: what goes wrong in it is a reason, never the end of the search."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,3 +89,25 @@ def test_ctrl_c_while_waiting_stops_the_process(context: EvaluationContext, tmp_
         worker.call(work.sleep, 60.0, tmp_path / "pid")
     worker.stop()
     assert not is_alive(int((tmp_path / "pid").read_text()))
+
+
+def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from autocompress.graph import inspect_model\n"
+        "from autocompress.search.evaluate import EvaluationContext; from autocompress.search.worker import Worker\n"
+        "from tests.search import work; from tests.tiny import tiny\n"
+        "task = tiny(); graph = inspect_model(task.model, task.example_input)\n"
+        "Worker(EvaluationContext(task, graph, Path('.'), 1)).call(work.sleep, 600.0, Path(sys.argv[1]))\n"
+    )
+    root = Path(__file__).parents[2]
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "pid")], cwd=root) as parent:
+        while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+            assert parent.poll() is None
+            time.sleep(0.1)
+        parent.kill()
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(100):
+        if not is_alive(pid):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the worker process outlives its parent")

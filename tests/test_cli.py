@@ -1,0 +1,283 @@
+"""The command line: what it prints, and one sentence with exit code 2 for every bad input."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from autocompress import create_study
+from autocompress.cli import main
+from autocompress.search.chosen import Manifest
+from tests.tiny import FILE, tiny
+
+TINY = f"{FILE}:tiny"
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    error: str
+
+
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command line in this process."""
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["autocompress", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as caught:
+            main()
+            raise SystemExit(0)
+        captured = capsys.readouterr()
+        return Done(int(caught.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("study") / "out"
+    task = create_study(tiny(), out=out, max_drop=0.5, finetune_steps=3, task_reference=TINY, space="int8")
+    task.optimize("2trials")
+    return out
+
+
+@pytest.fixture
+def copied(study: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(study, tmp_path / "copied"))
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+# Each case: the command line, in which OUT is a fresh folder and FILE a file with the text; and what must be said.
+BAD = [
+    pytest.param("search nonsense", "", "task 'nonsense' is unknown; known are fashion", id="unknown task"),
+    pytest.param("search fashon", "", "did you mean 'fashion'?", id="misspelt task"),
+    pytest.param("search nowhere.py:task", "", "task file nowhere.py does not exist", id="no such file"),
+    pytest.param("search no.such.module:task", "", "No module named 'no'", id="no such module"),
+    pytest.param(f"search {FILE}:tinny", "", "has no function 'tinny'; did you mean 'tiny'?", id="no such function"),
+    pytest.param(f"search {FILE}:not_a_task", "", "must return an autocompress.Task, but got int", id="not a task"),
+    pytest.param(f"search {FILE}:fails", "", "fails while it is made: FileNotFoundError: data.csv", id="task fails"),
+    pytest.param("search FILE.py:task", "def task(:", "SyntaxError", id="task file does not parse"),
+    pytest.param(f"search {TINY} --space fulll", "", "Did you mean full", id="unknown space"),
+    pytest.param(f"search {TINY} --space nowhere.yaml", "", "nowhere.yaml", id="no such space file"),
+    pytest.param(f"search {TINY} --space FILE.yaml", "layers: [", "FILE.yaml:1: ", id="space does not parse"),
+    pytest.param(f"search {TINY} --space FILE.yaml", "layer: []", "FILE.yaml:1: .*Did you mean layers", id="unknown key"),
+    pytest.param(
+        f"search {TINY} --space FILE.yaml",
+        "description: x\nlayers:\n  - match: '*'\n    weight_bits: [9]\n",
+        "FILE.yaml:4: .*9",
+        id="unknown value",
+    ),
+    pytest.param(f"search {TINY} --budget soon", "", "a budget of 'soon' cannot be read", id="budget unreadable"),
+    pytest.param(f"search {TINY} --budget 0s", "", "at least 10s, but got 0s", id="budget zero"),
+    pytest.param(f"search {TINY} --budget 1s", "", "at least 10s, but got 1s", id="budget too small"),
+    pytest.param(f"search {TINY} --budget 0trials", "", "at least 1 trial, but got 0", id="no trials"),
+    pytest.param(f"search {TINY} --max-drop -0.1", "", "max_drop must be at least 0, but got -0.1", id="negative drop"),
+    pytest.param(f"search {TINY} --max-drop nan", "", "max_drop must be at least 0, but got nan", id="drop nan"),
+    pytest.param(f"search {TINY} --sampler best", "", "sampler must be one of tpe, random", id="unknown sampler"),
+    pytest.param(f"search {TINY} --finetune-steps -1", "", "finetune_steps must be at least 0", id="negative steps"),
+    pytest.param(f"search {TINY} --seed x", "", "Invalid value for '--seed'", id="seed a word"),
+    pytest.param(f"search {TINY} --budgett 1m", "", "No such option: --budgett", id="unknown option"),
+    pytest.param(f"search {TINY} --out FILE", "kept", "FILE cannot be written", id="out is a file"),
+    pytest.param(f"search {TINY} --out /proc/study", "", "/proc/study cannot be written", id="out cannot be written"),
+    pytest.param(f"search {FILE}:nothing_to_compress", "", "compress", id="no compressible layer"),
+    pytest.param(f"search {FILE}:wrong_shape", "", "example_input|example input", id="wrong shape"),
+    pytest.param(f"search {FILE}:no_validation --budget 1trial", "", "validation", id="no data"),
+    pytest.param(f"search {FILE}:nan_score --budget 1trial", "", "nan", id="score is NaN"),
+    pytest.param("inspect nonsense", "", "task 'nonsense' is unknown", id="inspect unknown task"),
+    pytest.param("report OUT", "", "candidates.json cannot be read; give the folder", id="report of nothing"),
+    pytest.param("choose OUT --max-drop 0.1", "", "holds no study", id="choose from nothing"),
+    pytest.param("verify OUT", "", "give the chosen/ folder of a study", id="verify nothing"),
+    pytest.param("measure OUT/a.xml --baseline OUT/b.xml", "", "a.xml|b.xml", id="measure missing files"),
+    pytest.param("measure FILE.xml --baseline FILE.xml", "<net/>", "FILE.xml", id="measure something else"),
+    pytest.param(f"compress {TINY} --recipe OUT/r.yaml --out OUT", "", "r.yaml cannot be read", id="no recipe"),
+    pytest.param(f"compress {TINY} --recipe FILE.yaml --out OUT", "a: [", "not a YAML document", id="recipe broken"),
+    pytest.param(
+        f"compress {TINY} --recipe FILE.yaml --out OUT",
+        "layers: {'0': {weight_bits: 9}}",
+        "must be one of 2..8 or 32, but got 9",
+        id="bits unknown",
+    ),
+    pytest.param(
+        f"compress {TINY} --recipe FILE.yaml --out OUT", "layers: {conv: {weight_bits: 8}}", "conv", id="layer unknown"
+    ),
+    pytest.param("spaces fulll", "", "Did you mean full", id="spaces unknown"),
+]
+
+
+@pytest.mark.parametrize(("line", "text", "said"), BAD)
+def test_bad_input_is_one_sentence_and_loses_nothing(
+    command: Command, tmp_path: Path, line: str, text: str, said: str
+) -> None:
+    name = next((word.partition(":")[0] for word in line.split() if word.startswith("FILE")), "FILE")
+    file = written(tmp_path / name, text)
+    filled = re.sub(r"\bFILE\b", str(tmp_path / "FILE"), line).replace("OUT", str(tmp_path / "OUT"))
+    arguments = filled.split()
+    if arguments[0] == "search" and "--out" not in arguments:
+        arguments += ["--out", str(tmp_path / "OUT")]
+    done = command(*arguments)
+    assert done.code == 2
+    assert re.search(said, done.error.replace("\n", " ")), done.error
+    assert "Traceback" not in done.out + done.error
+    assert file.read_text() == text
+    assert not (tmp_path / "OUT" / "chosen").exists()
+    usage = "Usage:" in done.error
+    assert usage or (done.error.startswith("autocompress: ") and done.error.count("\n") == 1), done.error
+
+
+def test_a_process_ends_with_the_exit_code_and_without_a_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "autocompress", "search", "nonsense"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("autocompress: task 'nonsense' is unknown") and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+DAMAGES = [
+    pytest.param("candidates.json", "{", "report", "candidates.json is not a record of a study", id="half a record"),
+    pytest.param("candidates.json", '{"format": 9}', "report", "candidates.json is not a record", id="another format"),
+    pytest.param("study.json", "{", "choose", "study.json is damaged", id="half a configuration"),
+    pytest.param("study.json", "{", "search", "study.json is damaged", id="search with half a configuration"),
+    pytest.param("study.json", None, "search", "has results but no study.json", id="search without a configuration"),
+    pytest.param("journal.log", "x\n", "search", "journal.log is damaged", id="a damaged journal"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "subcommand", "said"), DAMAGES)
+def test_a_damaged_study_is_said_and_kept(
+    command: Command, copied: Path, name: str, content: str | None, subcommand: str, said: str
+) -> None:
+    (copied / name).unlink()
+    if content is not None:
+        (copied / name).write_text(content)
+    arguments = {
+        "report": ("report", copied),
+        "choose": ("choose", copied),
+        "search": ("search", TINY, "--space", "int8", "--max-drop", "0.5", "--budget", "1trial", "--out", copied),
+    }
+    chosen = (copied / "chosen" / "manifest.json").read_bytes()
+    done = command(*arguments[subcommand])
+    assert done.code == 2 and said in done.error
+    assert (copied / "chosen" / "manifest.json").read_bytes() == chosen
+
+
+def test_a_full_disk_is_said_without_a_traceback(
+    command: Command, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("autocompress.report.markdown.write_atomically", full)
+    done = command("report", study)
+    assert done.code == 2 and "report.md cannot be used: No space left on device" in done.error
+
+
+def test_search_prints_what_it_found_and_where(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    line = ("search", TINY, "--space", "int8", "--max-drop", "0.5", "--budget", "1trial", "--out", out)
+    done = command(*line, "--finetune-steps", 3)
+    assert done.code == 0 and done.error == ""
+    for text in ("int8 (", "chosen: ", "score on test", "95 % interval", f"report: {out / 'report.md'}"):
+        assert text in done.out
+    assert Manifest.read(out / "chosen").task_reference == TINY
+    again = command(*line, "--finetune-steps", 3)
+    assert again.code == 0 and "int8-w7 (" in again.out and "int8 (" not in again.out.split("chosen:")[0]
+
+
+def test_a_floor_that_cannot_be_met_is_said_with_exit_code_0(command: Command, tmp_path: Path) -> None:
+    line = ("search", f"{FILE}:only_fp32_works", "--budget", "1trial", "--out", tmp_path, "--finetune-steps", 3)
+    done = command(*line)
+    assert done.code == 0
+    assert "the FP32 model is chosen: no compressed model that was tried keeps the floor" in done.out
+    assert "1 candidates failed; the last because RuntimeError: no loss today" in done.out
+
+
+def test_inspect_shows_layers_groups_and_what_is_left_alone(command: Command) -> None:
+    done = command("inspect", TINY)
+    assert done.code == 0
+    for text in ("24x16x3x3", "channel groups", "channel group 7 is not pruned", "search space:", "8-bit arithmetic"):
+        assert text in done.out
+
+
+def test_spaces_are_listed_and_shown(command: Command) -> None:
+    assert "mixed-precision" in command("spaces").out
+    assert "weight_bits: [8, 7, 32]" in command("spaces", "int8").out
+
+
+def test_report_makes_the_pictures_again(command: Command, copied: Path) -> None:
+    before = (copied / "front.svg").read_bytes()
+    (copied / "front.svg").unlink()
+    done = command("report", copied)
+    assert done.code == 0 and (copied / "front.svg").read_bytes() == before
+
+
+def test_choose_takes_the_task_from_the_study(command: Command, copied: Path) -> None:
+    done = command("choose", copied, "--max-drop", 1, "--max-size-bytes", 1)
+    assert done.code == 0 and "no candidate keeps every bound" in done.out
+    assert Manifest.read(copied / "chosen").chosen.test
+
+
+def test_a_copied_chosen_folder_verifies(command: Command, study: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(study / "chosen", tmp_path / "deployed")
+    done = command("verify", moved)
+    assert done.code in (0, 1)  # a loaded machine may miss the speed-up
+    rows = [line for line in done.out.splitlines() if "accuracy" in line or "size" in line]
+    assert len(rows) == 3 and all("yes" in row for row in rows)
+
+
+def test_a_false_claim_fails_verification(command: Command, copied: Path) -> None:
+    path = copied / "chosen" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["chosen"]["test"]["accuracy"] = 0.123
+    path.write_text(json.dumps(manifest))
+    done = command("verify", copied / "chosen")
+    assert done.code == 1 and any("0.1230" in line and "NO" in line for line in done.out.splitlines())
+
+
+def test_a_changed_model_is_not_verified(command: Command, copied: Path) -> None:
+    (copied / "chosen" / "model.bin").write_bytes(
+        b"\x00" + (copied / "chosen" / "model.bin").read_bytes()[1:] + b"\x01"
+    )
+    done = command("verify", copied / "chosen")
+    assert done.code == 2 and "model.bin is not the file that the manifest describes" in done.error
+
+
+def test_compress_and_measure_repeat_a_candidate(command: Command, study: Path, tmp_path: Path) -> None:
+    digest = next(
+        c["digest"] for c in json.loads((study / "candidates.json").read_text())["candidates"] if c["label"] == "int8"
+    )
+    recipe = study / "candidates" / digest / "recipe.yaml"
+    done = command("compress", TINY, "--recipe", recipe, "--steps", 3, "--out", tmp_path / "again")
+    assert done.code == 0 and "speed-up over FP32" in done.out
+    names = {path.name for path in (tmp_path / "again").iterdir()}
+    assert names == {"model.xml", "model.bin", "model.onnx", "weights.safetensors", "recipe.yaml"}
+    same = (study / "candidates" / digest / "weights.safetensors").read_bytes()
+    assert (tmp_path / "again" / "weights.safetensors").read_bytes() == same
+    measured = command(
+        "measure", tmp_path / "again" / "model.xml", "--baseline", recipe.with_name("model.xml"), "--max-seconds", 1
+    )
+    assert measured.code == 0 and re.search(
+        r"(faster|slower|no difference beyond noise).*pairs, 95 % interval", measured.out
+    )
+
+
+@pytest.mark.parametrize("name", ["search", "inspect", "report", "choose", "compress", "measure", "verify", "spaces"])
+def test_every_command_has_help(command: Command, name: str) -> None:
+    done = command(name, "--help")
+    assert done.code == 0 and "Usage:" in done.out and len(done.out.splitlines()) > 6

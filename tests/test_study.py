@@ -1,0 +1,369 @@
+"""Whole searches on a tiny task: the folder that they leave, resuming, and everything that may go wrong on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import openvino
+import optuna
+import pytest
+import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from autocompress import Study, Task, create_study, load_study
+from autocompress.errors import AutocompressError, GraphError, MeasurementError, SearchSpaceError, StudyError, TaskError
+from autocompress.record import StudyRecord
+from autocompress.report import render
+from autocompress.search import Progress
+from autocompress.search.chosen import Manifest
+from autocompress.search.folder import UNFINISHED
+from tests import tiny as tasks
+from tests.tiny import FILE, images, tiny
+
+REPORT = ("report.md", "front.svg", "front.html")
+DEPLOYED = ("model.xml", "model.bin", "model.onnx", "weights.safetensors", "recipe.yaml")
+N_TRIALS = 4
+
+
+def study_of(task: Task, out: Path, **changes: Any) -> Study:
+    return create_study(task, out=out, **{"finetune_steps": 3, **changes})
+
+
+def fingerprints(record: StudyRecord) -> dict[str, Any]:
+    """Something of each candidate that a second evaluation would change."""
+    return {c.digest: (c.rung, c.seconds, c.measurement) for c in record.candidates}
+
+
+@dataclass
+class Finished:
+    folder: Path
+    study: Study
+    record: StudyRecord
+    events: list[Progress]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("study") / "out"
+    study = study_of(tiny(), folder, max_drop=0.5)
+    events: list[Progress] = []
+    return Finished(folder, study, study.optimize(f"{N_TRIALS}trials", events.append), events)
+
+
+@pytest.fixture
+def copied(finished: Finished, tmp_path: Path) -> Path:
+    """A copy of the finished study that a test may change."""
+    subprocess.run(["cp", "-r", str(finished.folder), str(tmp_path / "copied")], check=True)
+    return tmp_path / "copied"
+
+
+def test_the_folder_holds_what_it_should(finished: Finished) -> None:
+    names = {path.name for path in finished.folder.iterdir() if not path.name.startswith(".")}
+    assert names == {"study.json", "journal.log", "candidates.json", "candidates", "chosen", *REPORT}
+    measured = {c.digest for c in finished.record.candidates if c.measurement}
+    assert {path.name for path in (finished.folder / "candidates").iterdir()} == measured
+
+
+def test_the_anchors_come_first(finished: Finished) -> None:
+    assert [c.label for c in finished.record.candidates] == ["fp32", "int8", "int8-w7", "int8-prune25", "int8-prune50"]
+    assert not any(c.failure for c in finished.record.candidates)
+
+
+def test_a_candidate_says_where_its_time_went(finished: Finished) -> None:
+    for candidate in finished.record.candidates[1:]:
+        assert {"compress", "calibrate", "finetune", "export", "evaluation", "latency"} <= set(candidate.seconds)
+    seconds = dict(finished.record.seconds)
+    assert seconds.pop("total") == pytest.approx(sum(seconds.values()))
+
+
+def test_filters_are_really_removed(finished: Finished) -> None:
+    by_label = {c.label: c.measurement for c in finished.record.candidates}
+    fp32, pruned = by_label["fp32"], by_label["int8-prune50"]
+    assert fp32 and pruned and pruned.macs < 0.7 * fp32.macs and pruned.size_bytes < fp32.size_bytes
+
+
+def test_the_chosen_folder_is_whole(finished: Finished) -> None:
+    manifest = Manifest.read(finished.folder / "chosen")
+    assert set(manifest.sha256) == set(DEPLOYED) and manifest.onnx == ""
+    assert manifest.chosen == finished.record.chosen
+    assert manifest.chosen.test and manifest.chosen.test.n_samples == 150
+    assert finished.record.candidate(manifest.chosen.digest) == manifest.candidate
+
+
+def outputs_of_xml(folder: Path, x: np.ndarray) -> np.ndarray:
+    compiled = openvino.Core().compile_model(folder / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return np.concatenate([compiled(image[None])[0] for image in x])
+
+
+def test_the_accuracy_is_that_of_openvino_alone(finished: Finished) -> None:
+    x, y = (tensor.numpy() for tensor in images(150, 3))
+    outputs = outputs_of_xml(finished.folder / "chosen", x)
+    test = finished.record.chosen and finished.record.chosen.test
+    assert test and float((outputs.argmax(1) == y).mean()) == pytest.approx(test.accuracy)
+
+
+def test_onnx_scores_as_the_xml(finished: Finished) -> None:
+    x, y = (tensor.numpy() for tensor in images(600, 4))
+    session = onnxruntime.InferenceSession(
+        finished.folder / "chosen" / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    name = session.get_inputs()[0].name
+    scored = [
+        float((outputs.argmax(1) == y).mean())
+        for outputs in (
+            np.concatenate([session.run(None, {name: image[None]})[0] for image in x]),
+            outputs_of_xml(finished.folder / "chosen", x),
+        )
+    ]
+    assert scored[0] == pytest.approx(scored[1], abs=0.002) and scored[0] > 0.6
+
+
+def test_the_report_can_be_made_again_from_the_data_alone(finished: Finished, tmp_path: Path) -> None:
+    (tmp_path / "candidates.json").write_bytes((finished.folder / "candidates.json").read_bytes())
+    render(tmp_path)
+    for name in REPORT:
+        assert (tmp_path / name).read_bytes() == (finished.folder / name).read_bytes(), name
+
+
+def test_the_model_of_the_caller_is_not_changed(tmp_path: Path) -> None:
+    task = replace(tiny(), model=tiny().model.train())
+    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+    study_of(task, tmp_path).optimize("1trial")
+    after = task.model.state_dict()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    assert all(module.training for module in task.model.modules())
+
+
+def test_front_frame_and_record_agree(finished: Finished) -> None:
+    loaded = load_study(finished.folder)
+    assert loaded.record == finished.record == finished.study.record
+    assert list(loaded.frame()["digest"]) == [c.digest for c in finished.record.candidates]
+    assert {c.digest for c in loaded.front.candidates} <= {c.digest for c in loaded.candidates}
+
+
+def test_who_watches_sees_each_candidate_and_the_best(finished: Finished) -> None:
+    assert [e.finished for e in finished.events if e.finished] == list(finished.record.candidates)
+    assert finished.events[-1].n_done == N_TRIALS and finished.events[-1].best
+    assert any("fine-tuning int8" in e.phase for e in finished.events)
+
+
+def test_plain_optuna_opens_the_journal(finished: Finished) -> None:
+    storage = JournalStorage(JournalFileBackend(str(finished.folder / "journal.log")))
+    (summary,) = optuna.get_all_study_summaries(storage)
+    trials = optuna.load_study(study_name=summary.study_name, storage=storage).get_trials()
+    assert [t.user_attrs["digest"] for t in trials] == [c.digest for c in finished.record.candidates]
+
+
+def test_the_same_study_resumes_and_repeats_nothing(copied: Path, finished: Finished) -> None:
+    record = study_of(tiny(), copied, max_drop=0.5).optimize("2trials")
+    assert len(record.candidates) == len(finished.record.candidates) + 2
+    before, after = fingerprints(finished.record), fingerprints(record)
+    assert {digest: after[digest] for digest in before} == before
+    assert record.seconds["total"] > finished.record.seconds["total"]
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "said"),
+    [
+        pytest.param(tiny, {"max_drop": 0.1}, "max_drop was 0.5, is now 0.1", id="floor"),
+        pytest.param(tiny, {"space": "int8"}, "space was 'full', is now 'int8'", id="space"),
+        pytest.param(lambda: tiny(seed=1), {}, "task.weights was", id="weights"),
+        pytest.param(tiny, {"finetune_steps": 4}, "finetune_steps was 3, is now 4", id="steps"),
+    ],
+)
+def test_another_study_in_the_folder_is_refused(
+    finished: Finished, task: Callable[[], Task], changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(StudyError, match=f"belongs to another study: .*{said}"):
+        study_of(task(), finished.folder, **{"max_drop": 0.5, **changes})
+
+
+def test_choosing_again_puts_another_candidate_into_chosen(copied: Path, finished: Finished) -> None:
+    before = {name: (copied / "chosen" / name).read_bytes() for name in ("model.bin",)}
+    smallest = min((c for c in finished.record.candidates if c.measurement), key=lambda c: c.measurement.size_bytes)  # type: ignore[union-attr]
+    assert smallest.measurement
+    choice = load_study(copied, tiny()).choose(max_drop=1.0, max_size_bytes=smallest.measurement.size_bytes)
+    assert choice.meets_wishes and choice.candidate == smallest
+    manifest = Manifest.read(copied / "chosen")
+    assert manifest.candidate == smallest and manifest.chosen.test and "model.onnx" in manifest.sha256
+    assert smallest.digest == finished.record.chosen.digest or before != {  # type: ignore[union-attr]
+        name: (copied / "chosen" / name).read_bytes() for name in before
+    }
+    assert smallest.digest in (copied / "report.md").read_text()
+
+
+def test_choosing_without_the_task_says_that_nothing_was_confirmed(copied: Path) -> None:
+    choice = load_study(copied).choose(max_drop=0.0, max_latency_ms=1e-6)
+    assert not choice.meets_wishes and "above max_latency_ms" in choice.reason
+    manifest = Manifest.read(copied / "chosen")
+    assert manifest.chosen.test is None and "not exported yet" in manifest.onnx
+
+
+def test_a_study_without_its_task_cannot_search(finished: Finished) -> None:
+    with pytest.raises(StudyError, match=r"without its task; use load_study\(out, task\)"):
+        load_study(finished.folder).optimize("1trial")
+
+
+def test_a_study_is_loaded_only_with_its_own_task(finished: Finished) -> None:
+    with pytest.raises(StudyError, match="belongs to another study: task.weights"):
+        load_study(finished.folder, tiny(seed=1))
+
+
+# What may go wrong on the way
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        pytest.param(tasks.only_fp32_works, "RuntimeError: no loss today", id="a loss that raises"),
+        pytest.param(tasks.killed_in_training, "its process died", id="a process that dies"),
+        pytest.param(tasks.no_train, "train", id="no training data"),
+    ],
+)
+def test_if_every_candidate_fails_the_fp32_model_is_the_result(
+    tmp_path: Path, task: Callable[[], Task], reason: str
+) -> None:
+    record = study_of(task(), tmp_path / "out").optimize("2trials")
+    assert [c.failure is None for c in record.candidates] == [True, False, False]
+    assert all(reason in str(c.failure) for c in record.candidates[1:])
+    assert record.chosen and record.chosen.digest == record.baseline.digest and record.chosen.meets_wishes
+    assert Manifest.read(tmp_path / "out" / "chosen").onnx == ""
+    assert any("2 candidates failed" in finding for finding in record.findings)
+    assert not list((tmp_path / "out" / "candidates").glob(f"{UNFINISHED}*"))
+
+
+@pytest.mark.parametrize(
+    ("task", "error", "said"),
+    [
+        pytest.param(tasks.nan_score, MeasurementError, "the FP32 model cannot be measured: .*nan", id="NaN score"),
+        pytest.param(tasks.no_validation, AutocompressError, "validation", id="no validation data"),
+        pytest.param(tasks.not_pairs, TaskError, r"validation must be a pair \(inputs, targets\)", id="no targets"),
+        pytest.param(tasks.nothing_to_compress, GraphError, "nothing to compress|no layer", id="nothing to compress"),
+        pytest.param(tasks.wrong_shape, GraphError, "example_input|forward", id="wrong shape"),
+    ],
+)
+def test_a_task_that_cannot_be_searched_is_refused(
+    tmp_path: Path, task: Callable[[], Task], error: type[Exception], said: str
+) -> None:
+    with pytest.raises(error, match=said) as caught:
+        study_of(task(), tmp_path).optimize("1trial")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_that_was_repaired_goes_on_in_the_same_folder(tmp_path: Path) -> None:
+    broken = replace(tasks.nan_score(), name="tiny")
+    with pytest.raises(MeasurementError):
+        study_of(broken, tmp_path).optimize("1trial")
+    repaired = replace(broken, score=replace(tiny().score, name="nan"))  # type: ignore[type-var]
+    assert len(study_of(repaired, tmp_path).optimize("1trial").candidates) == 2
+
+
+@pytest.mark.parametrize(
+    ("task", "space"),
+    [
+        pytest.param(tasks.shared_layers, "full", id="a shared layer, training mode, dicts, a score that falls"),
+        pytest.param(tasks.mlp, "full", id="no convolution"),
+        pytest.param(tasks.one_class, "int8", id="one class"),
+    ],
+)
+def test_unusual_tasks_are_searched(tmp_path: Path, task: Callable[[], Task], space: str) -> None:
+    record = study_of(task(), tmp_path, space=space, max_drop=1.0).optimize("2trials")
+    assert [c.failure for c in record.candidates] == [None] * 3
+    assert Manifest.read(tmp_path / "chosen").chosen.test
+
+
+def test_a_space_without_a_choice_for_the_model_is_said(tmp_path: Path) -> None:
+    class OneGroup(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flat, self.head = torch.nn.Flatten(), torch.nn.Linear(64, tasks.N_CLASSES)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.flat(x))
+
+    with pytest.raises(SearchSpaceError, match="space pruning has nothing to try on this model"):
+        study_of(replace(tiny(), model=OneGroup().eval()), tmp_path, space="pruning")
+
+
+def test_no_drop_at_all_can_be_asked_for(tmp_path: Path) -> None:
+    record = study_of(tiny(), tmp_path, max_drop=0.0).optimize("1trial")
+    assert record.chosen and record.chosen.meets_wishes
+
+
+def test_a_time_budget_ends_a_search_that_would_go_on(tmp_path: Path) -> None:
+    start = time.monotonic()
+    record = study_of(tasks.hangs(), tmp_path).optimize("20s")
+    assert time.monotonic() - start < 60
+    assert [c.label for c in record.candidates] == ["fp32"] and record.chosen
+    assert record.seconds["cut off by the budget"] > 0
+
+
+def test_ctrl_c_ends_a_search_with_its_result(tmp_path: Path) -> None:
+    messages: list[str] = []
+
+    def interrupt_in_the_second(progress: Progress) -> None:
+        messages.append(progress.message)
+        if "fine-tuning int8-w7" in progress.phase and not any(messages):
+            raise KeyboardInterrupt
+
+    record = study_of(tiny(), tmp_path).optimize("4trials", interrupt_in_the_second)
+    assert [c.label for c in record.candidates] == ["fp32", "int8"]
+    assert any("stopped by Ctrl-C" in message for message in messages)
+    assert Manifest.read(tmp_path / "chosen").chosen.test and (tmp_path / "report.md").is_file()
+
+
+def search_command(out: Path, budget: str) -> list[str]:
+    command = [sys.executable, "-m", "autocompress", "search", f"{FILE}:slow", "--space", "int8", "--out", str(out)]
+    return [*command, "--budget", budget, "--finetune-steps", "10"]
+
+
+def n_candidates(out: Path) -> int:
+    path = out / "candidates.json"
+    return len(json.loads(path.read_text())["candidates"]) if path.is_file() else 0
+
+
+def default_signals() -> None:
+    """A shell's background jobs, and what they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_ended_leaves_a_result_and_resumes(tmp_path: Path, end: signal.Signals) -> None:
+    out, killed = tmp_path / "out", end == signal.SIGKILL
+    command = search_command(out, "50trials")
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=default_signals
+    ) as process:
+        while n_candidates(out) < 3 and process.poll() is None:
+            time.sleep(0.1)
+        # a terminal interrupts the whole group, a kill is for one process
+        (os.killpg if end == signal.SIGINT else os.kill)(process.pid, end)
+        process.communicate(timeout=120)  # which also ends only when no process holds the pipe any more
+    assert process.returncode == (-end if killed else 0)
+    before = fingerprints(StudyRecord.read(out / "candidates.json"))
+    assert 3 <= len(before) <= 5
+    assert (Manifest.read(out / "chosen").chosen.test is None) == killed
+    if not killed:
+        assert (out / "report.md").is_file()
+        return
+    done = subprocess.run(search_command(out, "1trial"), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    after = fingerprints(StudyRecord.read(out / "candidates.json"))
+    assert len(after) == len(before) + 1 and {digest: after[digest] for digest in before} == before
+    assert Manifest.read(out / "chosen").chosen.test
+    assert not list((out / "candidates").glob(f"{UNFINISHED}*"))
+
+
+def test_two_commands_do_not_share_a_folder(finished: Finished) -> None:
+    with finished.study.folder.locked(), pytest.raises(StudyError, match="in use by another process"):
+        load_study(finished.folder).choose(max_drop=1.0)
