@@ -97,7 +97,9 @@ class Recipe(BaseModel):
     def to_yaml(self) -> str:
         """The recipe as a YAML document that `from_yaml` reads back."""
         stream = io.StringIO()
-        YAML(typ="safe", pure=True).dump(self.model_dump(mode="json"), stream)
+        yaml = YAML(typ="safe", pure=True)
+        yaml.default_flow_style = False  # in flow style ruamel does not read back every key that it writes
+        yaml.dump(self.model_dump(mode="json"), stream)
         return stream.getvalue()
 
     @classmethod

@@ -17,6 +17,7 @@ from autocompress.measure import PairedLatency
 from autocompress.measurement import Environment, Measurement, Speedup
 from autocompress.pareto import Candidate, Choice
 from autocompress.record import StudyRecord
+from autocompress.report.wording import kilobytes, points_interval, recipe_brief, times
 from autocompress.search import Progress
 from autocompress.search.single import Claim
 from autocompress.space import BoundSpace
@@ -73,28 +74,14 @@ class SearchView:
 
 
 def candidate_line(candidate: Candidate) -> str:
-    """A candidate in one line: name, speed-up, drop and size, or why it failed."""
+    """A candidate in one line: name and recipe, speed-up, drop and size, or why it failed."""
+    what = candidate.name if candidate.label else f"{candidate.digest}, {recipe_brief(candidate.recipe)}"
+    what += ", trained longer" if candidate.rung == "long" else ""
     m = candidate.measurement
     if m is None:
-        return f"{candidate.name}: failed: {candidate.failure}"
-    return (
-        f"{candidate.name}: {speedup_text(m.speedup)} faster, drop {points(m.accuracy_drop.value)} "
-        f"[{points(m.accuracy_drop.low)}, {points(m.accuracy_drop.high)}] points, {m.size_bytes / 1000:.0f} kB"
-    )
-
-
-def speedup_text(speedup: Speedup) -> str:
-    """A speed-up with its interval, for example ``2.93x [2.90, 2.96]``."""
-    return f"{speedup.value:.2f}x [{speedup.low:.2f}, {speedup.high:.2f}]"
-
-
-def points(fraction: float) -> str:
-    """A score difference in hundredths, signed.
-
-    >>> points(0.0123)
-    '+1.23'
-    """
-    return f"{100 * fraction:+.2f}"
+        return f"{what}: failed: {candidate.failure}"
+    drop = points_interval(m.accuracy_drop)
+    return f"{what}: {times(m.speedup)} faster, drop {drop} points, {kilobytes(m.size_bytes)} kB"
 
 
 def _clock(seconds: float) -> str:
@@ -124,14 +111,12 @@ def print_summary(console: Console, record: StudyRecord, folder: Path) -> None:
 def print_measurement(console: Console, m: Measurement, split: str, folder: Path) -> None:
     """What a deployed model does, a line a number."""
     table = Table.grid(padding=(0, 2))
-    table.add_row("speed-up over FP32", f"{speedup_text(m.speedup)}, {m.speedup.n_pairs} pairs, 95 % interval")
+    table.add_row("speed-up over FP32", f"{times(m.speedup)}, {m.speedup.n_pairs} pairs, 95 % interval")
     table.add_row("latency", f"{m.latency_ms:.3f} ms, median of one inference at one thread")
     table.add_row(
         f"score on {split}", f"{m.accuracy:.4f} deployed, {m.torch_accuracy:.4f} in torch, {m.n_samples} samples"
     )
-    drop = m.accuracy_drop
-    interval = f"{points(drop.value)} [{points(drop.low)}, {points(drop.high)}] points, 90 % interval"
-    table.add_row("accuracy drop", interval)
+    table.add_row("accuracy drop", f"{points_interval(m.accuracy_drop)} points, 90 % interval")
     table.add_row("torch and deployed agree on", f"{m.agreement:.2%} of the samples")
     table.add_row("size", f"{m.size_bytes} bytes (model.xml and model.bin)")
     table.add_row("files", str(folder))
@@ -185,12 +170,12 @@ def print_comparison(console: Console, result: PairedLatency, size: int, baselin
     """Two models side by side, with a verdict that respects the interval."""
     s = result.speedup
     if s.low > 1:
-        verdict = f"{speedup_text(s)} faster"
+        verdict = f"{times(s)} faster"
     elif s.high < 1:
         slower = Speedup(value=1 / s.value, low=1 / s.high, high=1 / s.low, n_pairs=s.n_pairs)
-        verdict = f"{speedup_text(slower)} slower"
+        verdict = f"{times(slower)} slower"
     else:
-        verdict = f"no difference beyond noise: {speedup_text(s)}"
+        verdict = f"no difference beyond noise: {times(s)}"
     console.print(f"{verdict} ({s.n_pairs} pairs, 95 % interval, one thread)", highlight=False, markup=False)
     console.print(f"latency {result.latency_ms:.3f} ms against {result.baseline_ms:.3f} ms", highlight=False)
     console.print(f"size {size} bytes against {baseline_size} bytes", highlight=False)

@@ -13,6 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from autocompress.measurement import Interval, Speedup
+from autocompress.report.wording import points_interval, times
+
 TARGET = Path(__file__).parents[1] / "reports" / "fashion"
 KEPT = ("candidates.json", "report.md", "front.svg", "front.html", "study.json")
 COUNTED_WORK = ("finetune", "calibrate", "evaluation", "latency")
@@ -73,13 +76,12 @@ def acceptance(record: dict[str, Any], seconds: float, first: float, budget: flo
         ("whole command against the budget", f"{seconds:.1f} s of {budget:.0f} s", "at most 10 % over"),
         (
             "speed-up of the chosen model over FP32 on this CPU",
-            f"{test['speedup']['value']:.2f}x [{test['speedup']['low']:.2f}, {test['speedup']['high']:.2f}]",
+            times(Speedup(**test["speedup"])),
             "lower bound at least 2.5x",
         ),
         (
             "its accuracy drop on the test split",
-            f"{100 * test['accuracy_drop']['value']:.2f} points "
-            f"[{100 * test['accuracy_drop']['low']:.2f}, {100 * test['accuracy_drop']['high']:.2f}]",
+            f"{points_interval(Interval(**test['accuracy_drop']))} points",
             "at most 1 point",
         ),
         (

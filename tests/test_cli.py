@@ -76,7 +76,9 @@ BAD = [
     pytest.param(f"search {TINY} --space fulll", "", "Did you mean full", id="unknown space"),
     pytest.param(f"search {TINY} --space nowhere.yaml", "", "nowhere.yaml", id="no such space file"),
     pytest.param(f"search {TINY} --space FILE.yaml", "layers: [", "FILE.yaml:1: ", id="space does not parse"),
-    pytest.param(f"search {TINY} --space FILE.yaml", "layer: []", "FILE.yaml:1: .*Did you mean layers", id="unknown key"),
+    pytest.param(
+        f"search {TINY} --space FILE.yaml", "layer: []", "FILE.yaml:1: .*Did you mean layers", id="unknown key"
+    ),
     pytest.param(
         f"search {TINY} --space FILE.yaml",
         "description: x\nlayers:\n  - match: '*'\n    weight_bits: [9]\n",

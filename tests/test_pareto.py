@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -84,7 +84,6 @@ def test_volume_is_that_of_monte_carlo() -> None:
 
 
 @given(points_3d, st.tuples(coordinate, coordinate, coordinate), st.randoms())
-@settings(deadline=None)
 def test_volume_grows_with_points_whatever_their_order(
     points: list[tuple[float, ...]], extra: tuple[float, ...], chance: object
 ) -> None:

@@ -48,3 +48,12 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_every_link_of_the_readme_exists() -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", README)
     assert targets and [t for t in targets if not t.startswith("http") and not (ROOT / t).exists()] == []
+
+
+def test_the_figures_are_those_of_the_committed_report() -> None:
+    report = (ROOT / "reports" / "fashion" / "report.md").read_text(encoding="utf-8")
+    headline = next(line for line in report.splitlines() if line.startswith("**")).split("**")[1]
+    assert headline in " ".join(README.split())
+    acceptance = (ROOT / "reports" / "fashion" / "acceptance.md").read_text(encoding="utf-8")
+    first = re.search(r"first deployable .*? \| (\d+)\.\d s", acceptance)
+    assert first and f"a deployable model was there after {first[1]} s" in " ".join(README.split())

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -22,7 +22,6 @@ recipes = st.builds(
 
 
 @given(recipes)
-@settings(deadline=None)
 def test_a_recipe_survives_yaml_and_json(recipe: Recipe) -> None:
     for again in (Recipe.from_yaml(recipe.to_yaml()), Recipe.model_validate_json(recipe.model_dump_json())):
         assert again == recipe
@@ -31,7 +30,6 @@ def test_a_recipe_survives_yaml_and_json(recipe: Recipe) -> None:
 
 
 @given(recipes, recipes)
-@settings(deadline=None)
 def test_digests_are_equal_exactly_for_equal_recipes(a: Recipe, b: Recipe) -> None:
     assert (a.digest() == b.digest()) == (a == b)
 

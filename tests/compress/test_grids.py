@@ -52,7 +52,7 @@ def test_symmetric_values_are_those_of_the_formula(bits: int) -> None:
 
 
 @given(st.integers(2, 8), st.integers(0, 2**31), st.sampled_from([1e-30, 1e-4, 1.0, 1e6, 1e30]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_symmetric_is_bit_for_bit_what_torch_computes(bits: int, seed: int, size: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight = size * torch.randn(4, 3, 5, generator=generator)
@@ -109,7 +109,7 @@ def test_tuned_range_is_that_of_the_paper(low: float, high: float, bits: int) ->
 
 
 @given(st.floats(-100, 100), st.floats(-100, 100), st.integers(2, 8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_zero_is_on_every_tuned_grid_that_reaches_both_sides(a: float, b: float, bits: int) -> None:
     low, high = min(a, b, 0.0), max(a, b, 0.0)
     l, h = (float(end) for end in tune_range(torch.tensor(low).double(), torch.tensor(high).double(), bits))  # noqa: E741
@@ -143,7 +143,7 @@ def test_asymmetric_values_are_those_of_the_formula(bits: int) -> None:
     st.floats(0.01, 1),
     st.sampled_from([(7,), (2, 3), (2, 3, 4), (2, 3, 4, 5)]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_asymmetric_is_bit_for_bit_what_torch_computes(
     bits: int, seed: int, size: float, low: float, high: float, shape: tuple[int, ...]
 ) -> None:

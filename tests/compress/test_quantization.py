@@ -68,7 +68,7 @@ def test_both_forms_of_an_input_are_equal_bit_for_bit(bits: int, low: float, hig
 
 
 @given(st.integers(0, 10**6), st.integers(2, 8), st.floats(-0.5, 0.5), st.floats(-0.5, 0.5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_both_forms_stay_equal_in_a_trained_range(seed: int, bits: int, log_low: float, log_high: float) -> None:
     x = torch.randn(300, generator=torch.Generator().manual_seed(seed))
     quantizer = InputQuantizer(bits)
@@ -95,7 +95,7 @@ def test_a_range_that_is_not_finite_is_refused(end: float) -> None:
 
 
 @given(st.integers(0, 10**6), st.integers(2, 8), st.sampled_from(["normal", "heavy", "uniform"]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_initial_step_is_never_worse_than_min_max(seed: int, bits: int, kind: str) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(3, 12, generator=generator)

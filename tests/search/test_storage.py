@@ -41,7 +41,7 @@ def test_a_journal_keeps_its_trials(tmp_path: Path) -> None:
     assert [t.values for t in trials] == [[0.1, 0.0], [0.1, 1.0], [0.1, 2.0]]
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_journal_cut_at_any_byte_goes_on(journal: bytes, tmp_path: Path, data: st.DataObject) -> None:
     n_bytes = data.draw(st.integers(0, len(journal)))
