@@ -1,6 +1,5 @@
 """The command line: one function a subcommand."""
 
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -70,7 +69,6 @@ def search(
         finetune_steps=finetune_steps,
         task_reference=task,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `timeout` and `docker stop` end a search like Ctrl-C
     with terminal.SearchView(console, str(parsed)) as view:
         record = study.optimize(parsed, view.update)
     terminal.print_summary(console, record, out)

@@ -98,7 +98,9 @@ class SearchClock:
         return n_steps if n_steps >= 2 * n_short else 0
 
     def learn(self, candidate: Candidate) -> None:
-        """Take over how long a candidate really took."""
+        """Take over how long a candidate really took; one that failed says nothing."""
+        if candidate.measurement is None:
+            return
         training = candidate.seconds.get("finetune", 0.0)
         if candidate.n_steps:
             self.step_seconds = 0.5 * self.step_seconds + 0.5 * training / candidate.n_steps

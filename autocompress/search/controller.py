@@ -28,6 +28,7 @@ from autocompress.search.evaluate import (
 )
 from autocompress.search.folder import UNFINISHED, StudyFolder, replace_folder
 from autocompress.search.identity import Configuration
+from autocompress.search.interruption import Interruption
 from autocompress.search.ledger import Ledger
 from autocompress.search.progress import OnProgress, Progress
 from autocompress.search.storage import open_journal
@@ -69,6 +70,7 @@ class Controller:
         self._on_progress = on_progress
         self._ledger = Ledger(folder, configuration, info)
         self._clock = SearchClock(Budget(n_trials=1))
+        self._interruption = Interruption()
         self._n_done = self._n_total = 0
         self._phase = ""
 
@@ -83,7 +85,7 @@ class Controller:
             raise StudyError(f"the space of study {self._folder.path} cannot be had any more; begin a new study")
         self._clock = SearchClock(budget)
         self._folder.remove_unfinished()
-        with self._worker(self._task, self._graph) as worker:
+        with self._interruption, self._worker(self._task, self._graph) as worker:
             try:
                 self._prepare(worker, self._graph, self._space)
                 self._short_rung(worker, self._space, self._graph)
@@ -115,7 +117,11 @@ class Controller:
         context = EvaluationContext(
             task, graph, self._folder.candidates.resolve(), environment.n_cores, environment.inference_threads
         )
-        return Worker(context, on_wait=lambda: self._report(self._phase))
+        return Worker(context, on_wait=self._wait)
+
+    def _wait(self) -> None:
+        self._interruption.check()
+        self._report(self._phase)
 
     def _prepare(self, worker: Worker, graph: ModelGraph, space: BoundSpace) -> None:
         """Measure the baseline and what a training step costs; without a baseline there is no search."""
@@ -125,7 +131,8 @@ class Controller:
             if candidate.failure:
                 raise MeasurementError(f"the FP32 model cannot be measured: {candidate.failure}")
             self._keep(candidate)
-        self._clock.learn(self._ledger.candidates[digest])
+        for candidate in self._ledger.candidates.values():
+            self._clock.learn(candidate)
         self._report("finding out what this CPU does")
         self._ledger.findings = findings.about_model(graph)
         if found := worker.call(default_precision):

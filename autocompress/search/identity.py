@@ -41,13 +41,14 @@ class Configuration(BaseModel):
     environment: Environment
 
     def refuse_changes(self, wanted: "Configuration", where: str) -> None:
-        """Check that `wanted` asks for this same study.
+        """Check that `wanted` asks for this same study on the same CPU, since speed-ups on two CPUs don't compare.
 
         Raises:
             StudyError: It does not; the message lists what differs.
         """
         mine, theirs = (
-            c.model_dump(exclude={"environment", "task_reference", "finetune_steps"}) for c in (self, wanted)
+            c.model_dump(exclude={"environment", "task_reference", "finetune_steps"}) | {"CPU": c.environment.cpu}
+            for c in (self, wanted)
         )
         differences = _differences(mine, theirs)
         if self.finetune_steps and wanted.finetune_steps and self.finetune_steps != wanted.finetune_steps:

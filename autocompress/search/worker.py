@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, TimeoutError
+from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
@@ -64,7 +64,7 @@ class Worker:
 
     Args:
         context: Pickled once, when the process starts.
-        on_wait: Called about four times a second while work is under way.
+        on_wait: Called about four times a second while work is under way; `KeyboardInterrupt` from it ends the work.
     """
 
     def __init__(self, context: EvaluationContext, on_wait: Callable[[], None] = lambda: None) -> None:
@@ -89,21 +89,25 @@ class Worker:
                 max_workers=1, initializer=_start, initargs=(self._context,), env=_ENVIRONMENT
             )
         future = self._executor.submit(_run, function, arguments)
+        try:
+            return self._wait(future, deadline)
+        except (KeyboardInterrupt, OutOfTimeError):
+            self.stop()
+            raise
+        except (TerminatedWorkerError, BrokenProcessPool, CancelledError) as error:
+            self.stop()
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise WorkFailedError(f"its process died, for example for lack of memory: {first}") from None
+
+    def _wait(self, future: "Future[Result]", deadline: float | None) -> Result:
         while True:
             try:
-                return future.result(timeout=_POLL_SECONDS)  # type: ignore[no-any-return]
+                result: Result = future.result(timeout=_POLL_SECONDS)
+                return result
             except TimeoutError:
                 self._on_wait()
-                if deadline is not None and time.monotonic() > deadline:
-                    self.stop()
-                    raise OutOfTimeError("it was stopped because the budget was used up") from None
-            except KeyboardInterrupt:
-                self.stop()
-                raise
-            except (TerminatedWorkerError, BrokenProcessPool, CancelledError) as error:
-                self.stop()
-                first = (str(error).strip().splitlines() or [""])[0]
-                raise WorkFailedError(f"its process died, for example for lack of memory: {first}") from None
+            if deadline is not None and time.monotonic() > deadline:
+                raise OutOfTimeError("it was stopped because the budget was used up")
 
     def stop(self, kill: bool = True) -> None:
         """End the process, at once or when its work is done; the next call starts a new one."""

@@ -66,6 +66,13 @@ def test_an_untrained_candidate_says_nothing_about_steps() -> None:
     assert clock.step_seconds == before
 
 
+def test_a_failed_candidate_says_nothing() -> None:
+    clock = SearchClock(Budget(seconds=600), Now())
+    before = clock.forecast(100)
+    clock.learn(candidate("failed").model_copy(update={"n_steps": 100, "seconds": {"compress": 0.1}}))
+    assert clock.forecast(100) == before
+
+
 @given(seconds=st.floats(10, 36_000), step=st.floats(1e-4, 20), measuring=st.floats(0.1, 100))
 def test_steps_suit_the_budget(seconds: float, step: float, measuring: float) -> None:
     clock = SearchClock(Budget(seconds=seconds), Now())

@@ -88,8 +88,14 @@ def test_another_study_is_refused_with_the_difference(change: dict[str, Any], sa
         configuration(finetune_steps=5).refuse_changes(configuration(**change), "out")
 
 
-def test_the_same_study_is_taken_up_again_also_on_another_machine() -> None:
+def test_the_same_study_is_taken_up_again() -> None:
     known = configuration(finetune_steps=5)
-    elsewhere = known.environment.model_copy(update={"cpu": "another CPU"})
-    known.refuse_changes(configuration(environment=elsewhere, task_reference="tiny.py:tiny"), "out")
+    updated = known.environment.model_copy(update={"versions": {"openvino": "2030.1"}})
+    known.refuse_changes(configuration(environment=updated, task_reference="tiny.py:tiny"), "out")
     known.refuse_changes(Configuration.model_validate_json(known.model_dump_json()), "out")
+
+
+def test_another_cpu_is_refused() -> None:
+    elsewhere = configuration().environment.model_copy(update={"cpu": "another CPU"})
+    with pytest.raises(StudyError, match="CPU was 'a CPU', is now 'another CPU'"):
+        configuration().refuse_changes(configuration(environment=elsewhere), "out")

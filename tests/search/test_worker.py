@@ -79,16 +79,18 @@ def test_who_waits_is_told_again_and_again(context: EvaluationContext, tmp_path:
     assert len(calls) >= 3
 
 
-def test_ctrl_c_while_waiting_stops_the_process(context: EvaluationContext, tmp_path: Path) -> None:
+def test_ctrl_c_while_waiting_stops_the_work_but_not_the_worker(context: EvaluationContext, tmp_path: Path) -> None:
     def interrupt() -> None:
-        if (tmp_path / "pid").is_file():
+        if (tmp_path / "pid").is_file() and not is_interrupted:
+            is_interrupted.append(True)
             raise KeyboardInterrupt
 
-    worker = Worker(context, on_wait=interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        worker.call(work.sleep, 60.0, tmp_path / "pid")
-    worker.stop()
-    assert not is_alive(int((tmp_path / "pid").read_text()))
+    is_interrupted: list[bool] = []
+    with Worker(context, on_wait=interrupt) as worker:
+        with pytest.raises(KeyboardInterrupt):
+            worker.call(work.sleep, 600.0, tmp_path / "pid")
+        assert not is_alive(int((tmp_path / "pid").read_text()))
+        assert worker.call(work.add, 1, 1) == 2
 
 
 def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
