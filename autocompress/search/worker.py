@@ -88,7 +88,7 @@ class Worker:
             self._executor = loky.ProcessPoolExecutor(
                 max_workers=1, initializer=_start, initargs=(self._context,), env=_ENVIRONMENT
             )
-        future = self._executor.submit(_run, function, arguments)
+        future: Future[Result] = self._executor.submit(_run, function, arguments)
         try:
             return self._wait(future, deadline)
         except (KeyboardInterrupt, OutOfTimeError):
@@ -99,11 +99,10 @@ class Worker:
             first = (str(error).strip().splitlines() or [""])[0]
             raise WorkFailedError(f"its process died, for example for lack of memory: {first}") from None
 
-    def _wait(self, future: "Future[Result]", deadline: float | None) -> Result:
+    def _wait(self, future: Future[Result], deadline: float | None) -> Result:
         while True:
             try:
-                result: Result = future.result(timeout=_POLL_SECONDS)
-                return result
+                return future.result(timeout=_POLL_SECONDS)
             except TimeoutError:
                 self._on_wait()
             if deadline is not None and time.monotonic() > deadline:
