@@ -29,7 +29,7 @@ from tests.tiny import FILE, tiny
     [
         pytest.param(tasks.only_fp32_works, "RuntimeError: no loss today", id="a loss that raises"),
         pytest.param(tasks.killed_in_training, "its process died", id="a process that dies"),
-        pytest.param(tasks.no_train, "train", id="no training data"),
+        pytest.param(tasks.no_train, "train", id="no training data", marks=pytest.mark.slow),
     ],
 )
 def test_if_every_candidate_fails_the_fp32_model_is_the_result(
@@ -62,6 +62,7 @@ def test_a_task_that_cannot_be_searched_is_refused(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_task_that_was_repaired_goes_on_in_the_same_folder(tmp_path: Path) -> None:
     broken = replace(tasks.nan_score(), name="tiny")
     with pytest.raises(MeasurementError):
@@ -74,8 +75,8 @@ def test_a_task_that_was_repaired_goes_on_in_the_same_folder(tmp_path: Path) -> 
     ("task", "space"),
     [
         pytest.param(tasks.shared_layers, "full", id="a shared layer, training mode, dicts, a score that falls"),
-        pytest.param(tasks.mlp, "full", id="no convolution"),
-        pytest.param(tasks.one_class, "int8", id="one class"),
+        pytest.param(tasks.mlp, "full", id="no convolution", marks=pytest.mark.slow),
+        pytest.param(tasks.one_class, "int8", id="one class", marks=pytest.mark.slow),
     ],
 )
 def test_unusual_tasks_are_searched(tmp_path: Path, task: Callable[[], Task], space: str) -> None:
@@ -134,7 +135,9 @@ def default_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "end", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=str
+)
 def test_a_command_that_is_ended_leaves_a_result_and_resumes(tmp_path: Path, end: signal.Signals) -> None:
     out, killed = tmp_path / "out", end == signal.SIGKILL
     command = search_command(out, "50trials")
