@@ -25,6 +25,7 @@ from autocompress.task import Task
 
 OnPhase = Callable[[str], None]
 _LATENCY = LatencySettings(min_pairs=100, max_pairs=600, max_seconds=6.0, half_width=0.004)
+SPEEDUP_SHARE = 0.9  # two sessions on one machine differ by more than one session's interval (facts: openvino-cpu.md)
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,11 @@ def verify_chosen(folder: Path, task: Task, on_phase: OnPhase = lambda _: None) 
 
 
 def _claims(claimed: Measurement | None, here: Measurement) -> list[Claim]:
-    """Accuracy must be within one sample in a thousand, intervals of the speed-up must touch, the size be equal."""
+    """Accuracy and drop must be within 0.001, the speed-up at least nine tenths of the claimed one, the size equal."""
     if claimed is None:
         return []
     tolerance = 0.001 * max(1.0, abs(claimed.accuracy))
     a, b = claimed.speedup, here.speedup
-    slack = 0.05  # two sessions on one machine differ by more than one session's interval (facts: openvino-cpu.md)
     return [
         Claim(
             "accuracy",
@@ -130,7 +130,7 @@ def _claims(claimed: Measurement | None, here: Measurement) -> list[Claim]:
             "speed-up",
             f"{a.value:.2f}x [{a.low:.2f}, {a.high:.2f}]",
             f"{b.value:.2f}x [{b.low:.2f}, {b.high:.2f}]",
-            b.high >= a.low * (1 - slack) and b.low <= a.high * (1 + slack),
+            b.high >= SPEEDUP_SHARE * a.low,
         ),
         Claim("size", f"{claimed.size_bytes} bytes", f"{here.size_bytes} bytes", claimed.size_bytes == here.size_bytes),
     ]
