@@ -59,17 +59,15 @@ class SearchView:
 
     def _render(self, progress: Progress) -> Group:
         elapsed, left = progress.seconds_elapsed, progress.seconds_left
-        timed = left != float("inf")
-        total = elapsed + left if timed else max(progress.n_total, 1)
-        bar = ProgressBar(total=total, completed=elapsed if timed else progress.n_done, width=40)
+        bar = ProgressBar(total=max(elapsed + left, 1e-9), completed=elapsed, width=40)
         of = f" of about {progress.n_total}" if progress.n_total else ""
-        remaining = f"{_clock(left)} left" if timed else f"{_clock(elapsed)} so far"
+        remaining = f"about {_clock(left)} left, budget {self._budget}"
         best = "nothing yet" if progress.best is None else candidate_line(progress.best)
         return Group(
             Text(progress.phase, style="bold"),
-            bar,
-            Text(f"{progress.n_done}{of} candidates, {remaining}, budget {self._budget}"),
+            Text(f"{progress.n_done}{of} candidates, {remaining}"),
             Text(f"best so far: {best}"),
+            bar,  # last, since it does not end its line
         )
 
 

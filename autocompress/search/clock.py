@@ -54,8 +54,15 @@ class SearchClock:
         """Seconds for candidates; infinite without a time limit."""
         return float("inf") if self.deadline is None else self.deadline - self._now()
 
-    def seconds_to_end(self) -> float:
-        """Forecast of the seconds until all is done; infinite without a time limit."""
+    def seconds_to_end(self, n_left: int, n_steps: int) -> float:
+        """Forecast of the seconds until all is done.
+
+        Args:
+            n_left: Candidates still to come; they count where there is no time limit.
+            n_steps: Training steps of each.
+        """
+        if self._budget.seconds is None:
+            return n_left * self.forecast(n_steps) + self.finish_seconds
         return max(0.0, self.seconds_left() + self.finish_seconds)
 
     def n_left(self, n_done: int, n_steps: int) -> int:

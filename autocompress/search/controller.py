@@ -305,7 +305,9 @@ class Controller:
                 n_done=self._n_done,
                 n_total=self._n_total,
                 seconds_elapsed=self._clock.elapsed,
-                seconds_left=self._clock.seconds_to_end(),
+                seconds_left=self._clock.seconds_to_end(
+                    max(0, self._n_total - self._n_done), self._configuration.finetune_steps or 0
+                ),
                 best=self._ledger.candidates.get(chosen.digest) if chosen else None,
                 finished=finished,
                 message=message,

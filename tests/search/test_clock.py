@@ -28,7 +28,7 @@ def test_time_counts_from_the_start() -> None:
     clock = SearchClock(Budget(seconds=600), now)
     now.seconds += 40
     assert clock.elapsed == 40
-    assert clock.seconds_to_end() == 560
+    assert clock.seconds_to_end(3, 100) == 560
 
 
 def test_time_to_finish_is_kept_back() -> None:
@@ -39,7 +39,8 @@ def test_time_to_finish_is_kept_back() -> None:
 
 def test_without_a_time_nothing_is_killed() -> None:
     clock = SearchClock(Budget(n_trials=4), Now())
-    assert clock.deadline is None and clock.seconds_left() == clock.seconds_to_end() == float("inf")
+    assert clock.deadline is None and clock.seconds_left() == float("inf")
+    assert clock.seconds_to_end(4, 100) == pytest.approx(4 * clock.forecast(100) + clock.finish_seconds)
 
 
 def test_a_candidate_that_would_not_be_done_in_time_does_not_begin() -> None:
