@@ -6,13 +6,16 @@ from collections.abc import Callable
 from autocompress.pareto import Candidate
 from autocompress.search.budget import Budget
 
-MIN_STEPS, MAX_STEPS = 10, 200
-SHORT_SHARE = 0.65  # of the time for candidates; the rest is for longer training of the best
+MIN_STEPS, MAX_STEPS = 25, 200
+SHORT_SHARE = 0.65  # of the time for candidates, at most; the rest is for longer training of the best
 LONG_FACTOR = 5  # times the short rung's steps
+LONG_STEPS = 500  # which let a pruned candidate recover, where the budget has room for them
+MAX_LONG_SHARE = 0.6  # of the time for candidates
+N_FIRST = 5  # baseline and anchors, which come before anything is kept back for longer training
 TRIALS_PER_LONG = 5  # of a number of trials every fifth is a longer training
 TARGET_CANDIDATES = 10  # short ones that should fit
 _STEPS_WITHOUT_LIMIT = 150
-_LONG_MARGIN = 1.25  # a long training that is cut off by the end of the budget is lost
+_LONG_MARGIN = 1.15  # a long training that is cut off by the end of the budget is lost
 _FINISH_FIXED_SECONDS = 6.0
 _FINISH_PER_MEASURING = 3.0  # the test split is larger, and latency is measured longer
 
@@ -81,9 +84,15 @@ class SearchClock:
         """
         if self._budget.n_trials is not None:
             return n_done < self._budget.n_trials - (self._budget.n_trials // TRIALS_PER_LONG if reserve else 0)
-        whole = (self.deadline or 0.0) - self.start
-        reserved = (1 - SHORT_SHARE) * whole if reserve and whole > 12 * self.forecast(n_steps) else 0.0
+        reserved = self._reserved(n_steps) if reserve else 0.0
         return self.seconds_left() - reserved > self.forecast(n_steps)
+
+    def _reserved(self, n_steps: int) -> float:
+        """Seconds kept back for longer training: its share, or more where one such training needs more."""
+        whole = (self.deadline or self.start) - self.start
+        one = min(self.forecast(LONG_STEPS), MAX_LONG_SHARE * whole)
+        reserved = max((1 - SHORT_SHARE) * whole, one)
+        return reserved if whole - reserved > N_FIRST * self.forecast(n_steps) else 0.0
 
     def forecast(self, n_steps: int) -> float:
         """Seconds that a candidate with `n_steps` training steps takes."""
@@ -93,15 +102,21 @@ class SearchClock:
         """Training steps of the short rung that suit the budget."""
         if self._budget.seconds is None:
             return _STEPS_WITHOUT_LIMIT
-        each = SHORT_SHARE * self.seconds_left() / TARGET_CANDIDATES - self.measuring_seconds
+        each = (self.seconds_left() - self._reserved(MIN_STEPS)) / TARGET_CANDIDATES - self.measuring_seconds
         return max(MIN_STEPS, min(MAX_STEPS, int(each / self.step_seconds)))
 
-    def long_steps(self, n_done: int, n_short: int) -> int:
-        """Training steps of the next longer training, 0 if the budget has no room for one worth its name."""
+    def long_steps(self, n_done: int, n_short: int, step_seconds: float) -> int:
+        """Training steps of the next longer training, 0 if the budget has no room for one worth its name.
+
+        Args:
+            n_done: Trials of this search so far.
+            n_short: Training steps of the short rung.
+            step_seconds: Of the candidate, as its short training was timed.
+        """
         if self._budget.n_trials is not None:
             return LONG_FACTOR * n_short if n_done < self._budget.n_trials else 0
-        possible = int((self.seconds_left() / _LONG_MARGIN - self.measuring_seconds) / self.step_seconds)
-        n_steps = min(LONG_FACTOR * n_short, possible)
+        possible = int((self.seconds_left() / _LONG_MARGIN - self.measuring_seconds) / step_seconds)
+        n_steps = min(max(LONG_FACTOR * n_short, LONG_STEPS), possible)
         return n_steps if n_steps >= 2 * n_short else 0
 
     def learn(self, candidate: Candidate) -> None:

@@ -38,8 +38,8 @@ from autocompress.task import Task
 
 CONFIRMATION = LatencySettings(min_pairs=100, max_pairs=600, max_seconds=6.0, half_width=0.004)
 MAX_REPEATS = 100  # sampled recipes in a row that are known already; then the space counts as used up
-LONG_MAX_EXTRA_DROP = 0.03  # a candidate further below the floor is not worth a longer training
-LONG_MIN_GAIN = 1.03  # speed-up over the present choice that makes it worth one
+LONG_MAX_EXTRA_DROP = 0.06  # a candidate further below the floor is not worth a longer training
+LONG_MIN_GAIN = 1.15  # speed-up over the present choice that makes it worth one
 
 
 class Controller:
@@ -184,11 +184,12 @@ class Controller:
 
     def _long_rung(self, worker: Worker) -> None:
         """Train again, for longer, what is faster than the present choice and not far below the floor."""
-        n_short = self._configuration.finetune_steps or 0
         tried: set[str] = set()
-        while n_steps := self._clock.long_steps(self._n_done, n_short):
-            candidate = self._promising(tried)
-            if candidate is None:
+        while candidate := self._promising(tried):
+            n_steps = self._clock.long_steps(
+                self._n_done, candidate.n_steps, candidate.seconds["finetune"] / candidate.n_steps
+            )
+            if n_steps == 0:
                 return
             tried.add(candidate.digest)
             try:
@@ -210,6 +211,7 @@ class Controller:
             for c in self._ledger.candidates.values()
             if c.measurement
             and c.rung == "short"
+            and c.n_steps
             and c.digest not in tried
             and c.measurement.speedup.value > least_speedup
             and c.measurement.accuracy_drop.value <= largest_drop

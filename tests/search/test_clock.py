@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from autocompress.pareto import Candidate
 from autocompress.search import Budget
-from autocompress.search.clock import LONG_FACTOR, MAX_STEPS, MIN_STEPS, SearchClock
+from autocompress.search.clock import LONG_FACTOR, LONG_STEPS, MAX_STEPS, MIN_STEPS, SearchClock
 from tests.examples import candidate
 
 
@@ -80,8 +80,8 @@ def test_steps_suit_the_budget(seconds: float, step: float, measuring: float) ->
     clock.step_seconds, clock.measuring_seconds = step, measuring
     assert MIN_STEPS <= clock.short_steps() <= MAX_STEPS
     n_short = clock.short_steps()
-    n_long = clock.long_steps(0, n_short)
-    assert n_long == 0 or 2 * n_short <= n_long <= LONG_FACTOR * n_short
+    n_long = clock.long_steps(0, n_short, step)
+    assert n_long == 0 or 2 * n_short <= n_long <= max(LONG_FACTOR * n_short, LONG_STEPS)
     assert n_long * step <= seconds
 
 
@@ -116,9 +116,31 @@ def test_trials_count_longer_trainings_too(n_trials: int, n_short: int) -> None:
     while clock.allows_short(n_done, 10):
         n_done += 1
     assert n_done == n_short
-    while clock.long_steps(n_done, 10):
+    while clock.long_steps(n_done, 10, 0.1):
         n_done += 1
     assert n_done == n_trials
+
+
+@pytest.mark.parametrize(
+    ("minutes", "n_anchors", "has_long"),
+    [
+        pytest.param(1, 2, False, id="too short for a longer training"),
+        pytest.param(3, 4, True, id="the anchors and one longer training"),
+        pytest.param(10, 9, True, id="samples too"),
+    ],
+)
+def test_a_longer_training_goes_before_many_short_ones(minutes: int, n_anchors: int, has_long: bool) -> None:
+    """Times as measured on the fashion task: 0.2 s a step, 5 s for measuring."""
+    now = Now()
+    clock = SearchClock(Budget(seconds=60 * minutes), now)
+    clock.step_seconds, clock.measuring_seconds = 0.2, 5.0
+    now.seconds += 15
+    n_steps, n_done = clock.short_steps(), 0
+    while clock.allows_short(n_done, n_steps):
+        n_done += 1
+        now.seconds += 5 + 0.2 * n_steps
+    assert n_done >= n_anchors
+    assert (clock.long_steps(n_done, n_steps, 0.15) >= 0.7 * LONG_STEPS) == has_long
 
 
 def test_what_is_kept_back_for_longer_trainings_can_be_spent() -> None:
