@@ -25,6 +25,8 @@ from autocompress.task import Task
 
 OnPhase = Callable[[str], None]
 _LATENCY = LatencySettings(min_pairs=100, max_pairs=600, max_seconds=6.0, half_width=0.004)
+SPEEDUP = "speed-up"
+VERIFY_ATTEMPTS = 3  # a neighbour on the same machine can spoil one measurement of the speed-up
 SPEEDUP_SHARE = 0.9  # two sessions on one machine differ by more than one session's interval (facts: openvino-cpu.md)
 
 
@@ -86,6 +88,8 @@ def compress_once(
 def verify_chosen(folder: Path, task: Task, on_phase: OnPhase = lambda _: None) -> list[Claim]:
     """Measure the model in a `chosen/` folder again on this machine, and compare with its manifest.
 
+    Where only the claimed speed-up is missed it is measured again, three times in all.
+
     Args:
         folder: The `chosen/` folder; its files must be those of the manifest.
         task: The task that it was made for.
@@ -102,9 +106,13 @@ def verify_chosen(folder: Path, task: Task, on_phase: OnPhase = lambda _: None) 
         copied = Path(work) / "copied"
         shutil.copytree(folder, copied)
         with _worker_with_baseline(task, graph, Path(work), on_phase) as worker:
-            on_phase(f"measuring on the {split} split")
-            here, _ = worker.call(measure_candidate, recipe, copied, split, _LATENCY)
-    return _claims(manifest.chosen.test or manifest.candidate.measurement, here)
+            for attempt in range(VERIFY_ATTEMPTS):
+                on_phase(f"measuring on the {split} split" + (", once more" if attempt else ""))
+                here, _ = worker.call(measure_candidate, recipe, copied, split, _LATENCY)
+                claims = _claims(manifest.chosen.test or manifest.candidate.measurement, here)
+                if {claim.what for claim in claims if not claim.holds} != {SPEEDUP}:
+                    break
+    return claims
 
 
 def _claims(claimed: Measurement | None, here: Measurement) -> list[Claim]:
@@ -127,7 +135,7 @@ def _claims(claimed: Measurement | None, here: Measurement) -> list[Claim]:
             abs(claimed.accuracy_drop.value - here.accuracy_drop.value) <= tolerance,
         ),
         Claim(
-            "speed-up",
+            SPEEDUP,
             f"{a.value:.2f}x [{a.low:.2f}, {a.high:.2f}]",
             f"{b.value:.2f}x [{b.low:.2f}, {b.high:.2f}]",
             b.high >= SPEEDUP_SHARE * a.low,
