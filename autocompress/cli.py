@@ -51,7 +51,15 @@ def search(
     """Search for the fastest model within the accuracy floor; ends with the budget, always with a result.
 
     The folder gets `chosen/` (model.xml, model.bin, model.onnx, manifest.json), `report.md`, `front.html` and
-    `candidates.json`. Ctrl-C ends early and keeps the best so far.
+    `candidates.json`. Ctrl-C ends early and keeps the best so far; the same command goes on with it.
+
+    For example:
+
+    `autocompress search --budget 3m` (the embedded demo)
+
+    `autocompress search my_task.py:task --budget 30m --max-drop 0.005 --out runs/mine`
+
+    `autocompress search my_task.py:task --budget 40trials --space int8 --out runs/int8`
     """
     from autocompress import terminal
     from autocompress.search import Budget
@@ -108,7 +116,10 @@ def choose(
     max_latency_ms: Annotated[float | None, typer.Option(help="Largest median latency, milliseconds.")] = None,
     max_size_bytes: Annotated[int | None, typer.Option(help="Largest size of model.xml and model.bin, bytes.")] = None,
 ) -> None:
-    """Choose another candidate of a finished study and put it into chosen/; no training."""
+    """Choose another candidate of a finished study and put it into chosen/; no training.
+
+    For example: `autocompress choose runs/mine --max-drop 0.02 --max-latency-ms 0.5`
+    """
     from autocompress import terminal
     from autocompress.study import load_study
     from autocompress.tasks.loading import load_task
@@ -130,7 +141,10 @@ def compress(
     steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
 ) -> None:
-    """Apply one recipe: compress, fine-tune, deploy, and measure on the test split."""
+    """Apply one recipe: compress, fine-tune, deploy, and measure on the test split.
+
+    For example: `autocompress compress my_task.py:task --recipe runs/mine/chosen/recipe.yaml --steps 500 --out longer`
+    """
     from autocompress import terminal
     from autocompress.recipe import Recipe
     from autocompress.search.folder import check_writable
