@@ -75,6 +75,7 @@ def test_a_task_that_was_repaired_goes_on_in_the_same_folder(tmp_path: Path) -> 
     ("task", "space"),
     [
         pytest.param(tasks.shared_layers, "full", id="a shared layer, training mode, dicts, a score that falls"),
+        pytest.param(tasks.loader_processes, "int8", id="data from other processes"),
         pytest.param(tasks.mlp, "full", id="no convolution", marks=pytest.mark.slow),
         pytest.param(tasks.one_class, "int8", id="one class", marks=pytest.mark.slow),
     ],

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
 
 from autocompress import Score, Task, TensorBatches, top1_accuracy
 from autocompress.task import Batch
@@ -194,6 +195,12 @@ def shared_layers() -> Task:
         name="shared",
         **splits,
     )
+
+
+def loader_processes() -> Task:
+    """Its training data come from processes of a DataLoader."""
+    data = TensorDataset(*images(96, 1))
+    return replace(tiny(), train=DataLoader(data, batch_size=32, shuffle=True, num_workers=1), name="loader")
 
 
 def mlp() -> Task:

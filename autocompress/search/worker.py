@@ -1,5 +1,6 @@
 """One process for the work of all trials: if it crashes or hangs, a candidate fails and the study goes on."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -32,9 +33,13 @@ class OutOfTimeError(WorkFailedError):
     """The work was stopped because its time was up."""
 
 
-def _start(context: EvaluationContext) -> None:
-    """Prepare the worker process: Ctrl-C is for the parent alone, threads are set once, a killed parent ends it."""
+def _start(context: EvaluationContext, start_method: str | None) -> None:
+    """Prepare the worker process: Ctrl-C is for the parent alone, threads are set once, a killed parent ends it.
+
+    The parent's start method is set, since the processes of a user's DataLoader cannot be started by loky's own.
+    """
     global _context
+    multiprocessing.set_start_method(start_method, force=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     torch.set_num_threads(context.n_cores)
@@ -85,8 +90,9 @@ class Worker:
             OutOfTimeError: It was killed at the deadline.
         """
         if self._executor is None:
+            start_method = multiprocessing.get_start_method(allow_none=True)
             self._executor = loky.ProcessPoolExecutor(
-                max_workers=1, initializer=_start, initargs=(self._context,), env=_ENVIRONMENT
+                max_workers=1, initializer=_start, initargs=(self._context, start_method), env=_ENVIRONMENT
             )
         future: Future[Result] = self._executor.submit(_run, function, arguments)
         try:
