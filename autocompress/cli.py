@@ -1,6 +1,7 @@
 """The command line: one function a subcommand."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -61,6 +62,7 @@ def search(
 
     `autocompress search my_task.py:task --budget 40trials --space int8 --out runs/int8`
     """
+    start = time.monotonic()  # imports and loading the task count too
     from autocompress import terminal
     from autocompress.search import Budget
     from autocompress.study import create_study
@@ -78,7 +80,7 @@ def search(
         task_reference=task,
     )
     with terminal.SearchView(console, str(parsed)) as view:
-        record = study.optimize(parsed, view.update)
+        record = study.optimize(parsed, view.update, start)
     terminal.print_summary(console, record, out)
 
 

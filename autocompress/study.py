@@ -73,14 +73,17 @@ class Study:
         """One row a candidate; `autocompress.report.frame` documents the columns."""
         return frame(self.record)
 
-    def optimize(self, budget: str | Budget, on_progress: OnProgress = lambda _: None) -> StudyRecord:
+    def optimize(
+        self, budget: str | Budget, on_progress: OnProgress = lambda _: None, start: float | None = None
+    ) -> StudyRecord:
         """Search until the budget is used up, then confirm the choice on the test split and write the report.
 
         Ctrl-C ends the search early in the same way.
 
         Args:
-            budget: For example ``"10m"`` or ``"40trials"``; counts from this call.
+            budget: For example ``"10m"`` or ``"40trials"``.
             on_progress: Called several times a second.
+            start: `time.monotonic()` from which the budget counts; from this call by default.
 
         Raises:
             BudgetError: The budget does not parse or is too small.
@@ -89,7 +92,7 @@ class Study:
         controller = self._controller(on_progress)
         parsed = Budget.parse(budget)
         with self.folder.locked():
-            record = controller.search(parsed)
+            record = controller.search(parsed, start)
             write_report(record, self.folder.path)
         return record
 

@@ -26,12 +26,13 @@ class SearchClock:
     Args:
         budget: Time or trials.
         now: Seconds, monotonic.
+        start: When the budget began to count; now by default.
     """
 
-    def __init__(self, budget: Budget, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, budget: Budget, now: Callable[[], float] = time.monotonic, start: float | None = None) -> None:
         self._now = now
         self._budget = budget
-        self.start = now()
+        self.start = now() if start is None else start
         self.measuring_seconds = 5.0
         self.step_seconds = 0.1
 

@@ -74,8 +74,8 @@ class Controller:
         self._n_done = self._n_total = 0
         self._phase = ""
 
-    def search(self, budget: Budget) -> StudyRecord:
-        """Search until `budget` is used up.
+    def search(self, budget: Budget, start: float | None = None) -> StudyRecord:
+        """Search until `budget`, which counts from `start` or from now, is used up.
 
         Raises:
             StudyError: The space is no longer to be had.
@@ -83,7 +83,7 @@ class Controller:
         """
         if self._task is None or self._graph is None or self._space is None:
             raise StudyError(f"the space of study {self._folder.path} cannot be had any more; begin a new study")
-        self._clock = SearchClock(budget)
+        self._clock = SearchClock(budget, start=start)
         self._folder.remove_unfinished()
         with self._interruption, self._worker(self._task, self._graph) as worker:
             try:

@@ -31,6 +31,11 @@ def test_time_counts_from_the_start() -> None:
     assert clock.seconds_to_end(3, 100) == 560
 
 
+def test_the_budget_may_have_begun_before() -> None:
+    clock = SearchClock(Budget(seconds=600), Now(), start=70.0)
+    assert clock.elapsed == 30 and clock.seconds_to_end(0, 0) == 570
+
+
 def test_time_to_finish_is_kept_back() -> None:
     clock = SearchClock(Budget(seconds=600), Now())
     assert clock.deadline == pytest.approx(100 + 600 - clock.finish_seconds)
