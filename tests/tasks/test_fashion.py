@@ -1,7 +1,6 @@
 """The embedded task: what the data and the checkpoint promise."""
 
 import numpy as np
-import openvino
 import pytest
 import torch
 
@@ -45,7 +44,6 @@ def test_the_deployed_model_agrees_with_torch() -> None:
     deployed = np.concatenate([compiled([image[None].numpy()])[0] for image in x])
     with torch.no_grad():
         np.testing.assert_allclose(deployed, task.model(x).numpy(), rtol=1e-3, atol=1e-3)
-    assert isinstance(compiled, openvino.CompiledModel)
 
 
 def test_augmentation_is_repeatable_and_keeps_the_shape() -> None:
