@@ -208,6 +208,12 @@ def conv1d() -> nn.Module:
     )
 
 
+def volume() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv3d(1, 16, 3), nn.BatchNorm3d(16), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(16, 5)
+    )
+
+
 def plain() -> nn.Module:
     """Neither bias nor batch norm: a filter of zeros is the same as a filter that is gone."""
     return nn.Sequential(
@@ -279,6 +285,7 @@ NETS = {
         Net("encoder", Encoder, SEQUENCE),
         Net("query_key_value", QueryKeyValue, (7, 8), prunable=False),
         Net("upsampling", Upsampling),
+        Net("volume", volume, (1, 4, 6, 6)),
         Net("never_called", NeverCalled, ROW),
         Net("tied", Tied),
         Net("weight_norm", WeightNorm, prunable=False),

@@ -20,6 +20,9 @@ class Layer:
         n_parameters: Weights and biases, counted, >= 0.
         shares_input_with: Name of the first layer that reads the same tensor; its own name if there is none.
         reason: Why the layer cannot be compressed, a clause without a full stop; empty if it can.
+        weights_only: Whether it has weights to compress but no input to quantize, as an Embedding.
+        shares_weight_with: Name of the first layer with the same weight parameter; its own name, also if left out,
+            if there is none.
     """
 
     name: str
@@ -31,6 +34,11 @@ class Layer:
     n_parameters: int
     shares_input_with: str
     reason: str = ""
+    weights_only: bool = False
+    shares_weight_with: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shares_weight_with", self.shares_weight_with or self.name)
 
 
 @dataclass(frozen=True)

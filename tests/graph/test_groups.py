@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autocompress.graph import ChannelDependencies, ModelGraph, inspect_model
+from autocompress.graph import ChannelDependencies, ModelGraph, inspect_model, unfold_attention
 from tests.nets import NETS
 
 
@@ -24,6 +24,12 @@ def graph_of(name: str) -> ModelGraph:
         pytest.param("conv1d", {"0": ("0",), "3": ("3",)}, id="flattened"),
         pytest.param("frozen", {"stem.0": ("stem.0", "second.0"), "first.0": ("first.0",)}, id="frozen parameters"),
         pytest.param("tied", {"hidden": ("hidden",)}, id="tied weights"),
+        pytest.param(
+            "encoder",
+            {"embed": ("embed", "layer.self_attn.out_proj", "layer.linear2"), "layer.linear1": ("layer.linear1",)},
+            id="attention",
+        ),
+        pytest.param("volume", {"0": ("0",)}, id="three axes"),
         pytest.param("upsampling", {"down": ("down",)}, id="before a transposed convolution"),
     ],
 )
@@ -41,6 +47,12 @@ def test_prunable_groups(name: str, groups: dict[str, tuple[str, ...]]) -> None:
             "fixed_view", "conv", "the model does not run without some of its channels: shape", id="fixed view"
         ),
         pytest.param("query_key_value", "query", "the model does not run without some of its channels", id="heads"),
+        pytest.param(
+            "attention",
+            "attention.query",
+            "the model does not run without some of its channels: unflatten",
+            id="heads of torch's attention",
+        ),
         pytest.param("grouped", "body.1.0", "body.1.0 is a convolution of 4 groups", id="grouped convolution"),
         pytest.param("weight_norm", "second", "the model does not run without some of its channels", id="parametrized"),
     ],
@@ -51,10 +63,31 @@ def test_a_locked_group_says_why(name: str, group: str, reason: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_every_layer_that_runs_is_in_a_group(name: str) -> None:
+def test_every_layer_with_filters_that_runs_is_in_a_group(name: str) -> None:
     graph = graph_of(name)
     grouped = {layer for group in graph.groups for layer in group.layers}
-    assert {layer.name for layer in graph.compressible} <= grouped
+    without_filters = ("ConvTranspose2d", "Embedding")
+    assert {layer.name for layer in graph.compressible if layer.kind not in without_filters} <= grouped
+
+
+@pytest.mark.parametrize("name", ["attention", "encoder"])
+def test_an_unfolded_copy_has_the_groups_of_the_graph(name: str) -> None:
+    model = NETS[name].build()
+    unfold_attention(model)
+    found = ChannelDependencies(model, NETS[name].inputs())
+    assert {group.name: group.layers for group in graph_of(name).groups} == {
+        group: tuple(part.layer for part in found.slices(group)) for group in found.groups
+    }
+
+
+def test_channels_around_attention_can_go_and_its_heads_stay() -> None:
+    net = NETS["encoder"]
+    model = net.build()
+    unfold_attention(model)
+    ChannelDependencies(model, net.inputs()).remove("embed", range(8))
+    attention = model.layer.self_attn
+    assert (attention.query.weight.shape, attention.out_proj.weight.shape) == ((16, 8), (8, 16))
+    assert model(net.inputs()).shape == (1, 5)
 
 
 def test_a_model_that_cannot_be_followed_keeps_its_layers() -> None:
