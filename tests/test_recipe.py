@@ -52,7 +52,8 @@ def test_the_digest_is_stable_across_versions() -> None:
     ("content", "where"),
     [
         pytest.param(
-            {"layers": {"a": {"weight_bits": 9}}}, "layers.a.weight_bits: must be one of 2..8 or 32, but got 9"
+            {"layers": {"a": {"weight_bits": 9}}},
+            "layers.a.weight_bits: must be one of 2..8, 32 (float) or 1 (binary), but got 9",
         ),
         pytest.param(
             {"layers": {"a": {"weight_bits": 1}}}, "layers.a.weight_bits: must be one of 2..8 or 32, but got 1"

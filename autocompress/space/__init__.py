@@ -4,5 +4,15 @@ from autocompress.space.anchors import anchors
 from autocompress.space.bound_space import BoundSpace
 from autocompress.space.built_in import DEFAULT_SPACE, built_in_spaces, built_in_text, load_space
 from autocompress.space.search_space import SearchSpace
+from autocompress.space.uniform import uniform_recipe
 
-__all__ = ["DEFAULT_SPACE", "BoundSpace", "SearchSpace", "anchors", "built_in_spaces", "built_in_text", "load_space"]
+__all__ = [
+    "DEFAULT_SPACE",
+    "BoundSpace",
+    "SearchSpace",
+    "anchors",
+    "built_in_spaces",
+    "built_in_text",
+    "load_space",
+    "uniform_recipe",
+]

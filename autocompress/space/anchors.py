@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from autocompress.graph.model_graph import ModelGraph
 from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.space.bound_space import BoundSpace
+from autocompress.space.uniform import uniform_recipe
 
 ANCHOR_RATIOS = {"prune25": 0.25, "prune50": 0.5}
 
 
-def anchors(bound: BoundSpace, graph: ModelGraph) -> dict[str, Recipe]:
+def anchors(bound: BoundSpace, graph: ModelGraph, *, int8_saturates: bool = False) -> dict[str, Recipe]:
     """Starting recipes by label, all different, in the order in which they should be tried.
 
     `fp32` leaves the model as it is, whether or not the space holds that. `int8` has 8-bit weights and inputs
@@ -17,19 +18,23 @@ def anchors(bound: BoundSpace, graph: ModelGraph) -> dict[str, Recipe]:
     every channel group loses that fraction of its filters; in a space without integer weights they are `prune25`
     and `prune50`. Each but `fp32` is replaced by the nearest recipe of the space (`BoundSpace.encode`), so a label
     names what was wanted; of equal recipes the first label stays.
+
+    Args:
+        bound: The space.
+        graph: The model's layers and groups.
+        int8_saturates: Whether products of 8-bit weights saturate on this CPU: then `int8-w7` comes before `int8`,
+            and the pruned recipes add to `int8-w7` instead. Without effect in a space where the two are equal.
     """
-    wide, narrow = (_quantized(graph, weight_bits=bits) for bits in (8, 7))
-    wanted = {"int8": wide, "int8-w7": narrow}
+    wide, narrow = (uniform_recipe(graph, LayerRecipe(weight_bits=bits, activation_bits=8)) for bits in (8, 7))
+    labelled = [("int8", wide), ("int8-w7", narrow)]
+    if int8_saturates and bound.nearest(narrow) != bound.nearest(wide):
+        labelled.reverse()
+    wanted = dict(labelled)
     prefix = "int8-" if bound.nearest(wide).layers else ""
     if any(ratio > 0 for group in bound.groups for ratio in group.pruning_ratio):
-        pruned = {name: _pruned(wide, graph, ratio) for name, ratio in ANCHOR_RATIOS.items()}
+        pruned = {name: _pruned(labelled[0][1], graph, ratio) for name, ratio in ANCHOR_RATIOS.items()}
         wanted |= {f"{prefix}{name}": recipe for name, recipe in pruned.items()}
     return _distinct([("fp32", Recipe()), *((label, bound.nearest(recipe)) for label, recipe in wanted.items())])
-
-
-def _quantized(graph: ModelGraph, *, weight_bits: int) -> Recipe:
-    bits = LayerRecipe(weight_bits=weight_bits, activation_bits=8)
-    return Recipe(layers={layer.name: bits for layer in graph.compressible})
 
 
 def _pruned(recipe: Recipe, graph: ModelGraph, ratio: float) -> Recipe:

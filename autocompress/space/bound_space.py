@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.recipe import FLOAT_BITS, LayerRecipe, Recipe
+from autocompress.recipe import FLOAT_BITS, Calibration, LayerRecipe, Recipe
 
 Choice = int | float
 Choose = Callable[[str, tuple[Choice, ...]], Any]
@@ -68,13 +68,16 @@ class BoundSpace:
     Args:
         layers: Choices for weights, in the order of the model.
         inputs: Choices for the tensors that they read, in the same order; every layer that can have integer
-            weights reads exactly one of them.
+            weights reads exactly one of them, or none if it has weights only, as an Embedding: its
+            `activation_bits` stay 32.
         groups: Choices for channel groups, in the order of the model.
+        calibration: How the quantized layers of every recipe are set up from data.
     """
 
     layers: tuple[LayerChoices, ...] = ()
     inputs: tuple[InputChoices, ...] = ()
     groups: tuple[GroupChoices, ...] = ()
+    calibration: Calibration = Calibration()
 
     @property
     def parameters(self) -> Mapping[str, tuple[Choice, ...]]:
@@ -88,7 +91,9 @@ class BoundSpace:
     def n_recipes(self) -> int:
         """How many different recipes `suggest` can give, at least 1."""
         widths = {weights.name: weights.weight_bits for weights in self.layers}
+        read = {name for tensor in self.inputs for name in tensor.readers}
         n = math.prod(len(group.pruning_ratio) for group in self.groups)
+        n *= math.prod(len(bits) for name, bits in widths.items() if name not in read)
         for tensor in self.inputs:
             n_weights = math.prod(len(widths[name]) for name in tensor.readers)
             n_all_float = math.prod(FLOAT_BITS in widths[name] for name in tensor.readers)
@@ -118,6 +123,7 @@ class BoundSpace:
                 for name, bits in weight_bits.items()
             },
             pruning={group.name: ask(group.parameter, group.pruning_ratio) for group in self.groups},
+            calibration=self.calibration,
         )
 
     def encode(self, recipe: Recipe) -> dict[str, Choice]:

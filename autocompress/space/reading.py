@@ -2,28 +2,35 @@
 
 description: one sentence
 layers:                      # rules in order; the last rule that matches a layer wins
-  - match: "*"               # glob on the dotted layer name; or type: Conv2d for the name of a class
+  - match: "*"               # glob on the dotted layer name; or regex: ...; or type: Conv2d for the name of a class
     weight_bits: [32, 8, 4]  # 2..8, or 32 for float
     activation_bits: [8]     # asked only where the weights are not float
 pruning:                     # the same for channel groups; without it nothing is pruned
   - match: "*"
     pruning_ratio: [0.0, 0.25, 0.5]
+ignored: [head]              # layers that stay float: a name, a glob, re:REGEX or type:Conv2d
+calibration:                 # how quantized layers are set up from data (recipe.Calibration); may be left out
+  rounding: gptq
 """
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
-from autocompress.recipe import FLOAT_BITS, INTEGER_BITS
-from autocompress.space.search_space import LayerRule, PruningRule, SearchSpace
+from pydantic import ValidationError
+
+from autocompress.recipe import FLOAT_BITS, INTEGER_BITS, Calibration, first_problem
+from autocompress.space.search_space import Ignored, LayerRule, PruningRule, SearchSpace
 from autocompress.space.yaml_node import Node, is_boolean, parse, shown
 
 Rule = TypeVar("Rule")
 Value = TypeVar("Value")
 
 _BITS = (*INTEGER_BITS, FLOAT_BITS)
-_SPACE_KEYS = ("description", "layers", "pruning")
-_LAYER_KEYS = ("match", "type", "weight_bits", "activation_bits")
+_SPACE_KEYS = ("description", "layers", "pruning", "ignored", "calibration")
+_SELECTORS: tuple[Literal["match", "regex", "type"], ...] = ("match", "regex", "type")
+_LAYER_KEYS = (*_SELECTORS, "weight_bits", "activation_bits")
 _PRUNING_KEYS = ("match", "pruning_ratio")
 
 
@@ -49,11 +56,23 @@ def read_space(text: str, *, file: str, name: str) -> SearchSpace:
         description=entries["description"].text("description"),
         layers=_rules(entries.get("layers"), "layers", _layer_rule),
         pruning=_rules(entries.get("pruning"), "pruning", _pruning_rule),
+        ignored=_rules(entries.get("ignored"), "ignored", lambda node: Ignored(node.text("ignored"), node.where)),
+        calibration=_calibration(entries.get("calibration")),
     )
 
 
 def _rules(node: Node | None, what: str, read: Callable[[Node], Rule]) -> tuple[Rule, ...]:
     return tuple(read(item) for item in node.items(what)) if node else ()
+
+
+def _calibration(node: Node | None) -> Calibration:
+    if node is None:
+        return Calibration()
+    entries = node.mapping("calibration", tuple(Calibration.model_fields))
+    try:
+        return Calibration.model_validate({key: entry.value for key, entry in entries.items()})
+    except ValidationError as error:
+        raise node.error(f"calibration: {first_problem(error)}.") from None
 
 
 def _layer_rule(node: Node) -> LayerRule:
@@ -65,13 +84,24 @@ def _layer_rule(node: Node) -> LayerRule:
     return LayerRule(pattern, by, weight_bits, _activation_bits(node, entries, weight_bits), node.where)
 
 
-def _selector(node: Node, entries: dict[str, Node]) -> tuple[Literal["match", "type"], str]:
-    if ("match" in entries) == ("type" in entries):
-        got = "both" if "match" in entries else "neither"
-        raise node.error(f"a layer rule must have exactly one of match and type, but got {got}.")
-    if "match" in entries:
-        return "match", entries["match"].text("match")
-    return "type", entries["type"].text("type")
+def _selector(node: Node, entries: dict[str, Node]) -> tuple[Literal["match", "regex", "type"], str]:
+    given = [by for by in _SELECTORS if by in entries]
+    if len(given) != 1:
+        got = " and ".join(given) or "none of them"
+        raise node.error(f"a layer rule must have exactly one of match, regex and type, but got {got}.")
+    by = given[0]
+    pattern = entries[by].text(by)
+    if by == "regex":
+        _check_regex(entries[by], pattern)
+    return by, pattern
+
+
+def _check_regex(node: Node, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        law = "regex must be a regular expression of Python's re"
+        raise node.error(f"{law}, but got {shown(pattern)}: {error}.") from None
 
 
 def _activation_bits(node: Node, entries: dict[str, Node], weight_bits: tuple[int, ...]) -> tuple[int, ...]:

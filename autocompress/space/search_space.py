@@ -1,5 +1,6 @@
 """What may be tried on any model: rules from a file, and their binding to the layers of one model."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -7,7 +8,8 @@ from typing import Literal
 
 from autocompress.errors import GraphError, SearchSpaceError
 from autocompress.graph.model_graph import ChannelGroup, Layer, ModelGraph
-from autocompress.recipe import FLOAT_BITS
+from autocompress.graph.selection import select_layers
+from autocompress.recipe import FLOAT_BITS, Calibration
 from autocompress.space.bound_space import BoundSpace, GroupChoices, InputChoices, LayerChoices
 from autocompress.space.yaml_node import did_you_mean
 
@@ -20,21 +22,24 @@ class LayerRule:
     """Bits that may be tried on the layers that it matches.
 
     Args:
-        pattern: Glob on the dotted name, upper and lower case distinguished, or the name of a class.
-        by: Which of the two `pattern` is: `match` for the name, `type` for the class.
+        pattern: Glob or regular expression on the whole dotted name, upper and lower case distinguished, or the name
+            of a class.
+        by: Which of them `pattern` is: `match` for the glob, `regex` for the expression, `type` for the class.
         weight_bits: Widths to choose from, each one of 2..8 or 32, without repetition.
         activation_bits: Widths to choose from where the weights are not float; empty where they always are.
         where: Place in the file, ``file:line``; rules that differ in nothing else are equal.
     """
 
     pattern: str
-    by: Literal["match", "type"]
+    by: Literal["match", "regex", "type"]
     weight_bits: tuple[int, ...]
     activation_bits: tuple[int, ...]
     where: str = field(compare=False)
 
     def matches(self, layer: Layer) -> bool:
         """Whether the rule speaks of `layer`."""
+        if self.by == "regex":
+            return re.fullmatch(self.pattern, layer.name) is not None
         return layer.kind == self.pattern if self.by == "type" else fnmatchcase(layer.name, self.pattern)
 
 
@@ -58,6 +63,30 @@ class PruningRule:
 
 
 @dataclass(frozen=True)
+class Ignored:
+    """Layers that stay float whatever the rules say.
+
+    Args:
+        pattern: Pattern in the sense of `select_layers`.
+        where: Place in the file, ``file:line``; patterns that differ in nothing else are equal.
+    """
+
+    pattern: str
+    where: str = field(compare=False)
+
+    def layers(self, graph: ModelGraph) -> tuple[str, ...]:
+        """Names of the layers.
+
+        Raises:
+            SearchSpaceError: It matches no layer of `graph`.
+        """
+        try:
+            return select_layers(graph, [self.pattern])
+        except GraphError as error:
+            raise SearchSpaceError(f"{self.where}: {error}") from None
+
+
+@dataclass(frozen=True)
 class SearchSpace:
     """What may be tried, for any model; of the rules that match one layer the last one holds.
 
@@ -66,12 +95,16 @@ class SearchSpace:
         description: One sentence.
         layers: Rules for layers; a layer without a rule stays float.
         pruning: Rules for channel groups; a group without a rule keeps its filters.
+        ignored: Layers that stay float whatever the rules; they may still lose filters.
+        calibration: How the quantized layers of every recipe are set up from data.
     """
 
     name: str
     description: str
     layers: tuple[LayerRule, ...] = ()
     pruning: tuple[PruningRule, ...] = ()
+    ignored: tuple[Ignored, ...] = ()
+    calibration: Calibration = Calibration()
 
     def bind(self, graph: ModelGraph) -> BoundSpace:
         """What may be tried on the model of `graph`.
@@ -80,15 +113,16 @@ class SearchSpace:
 
         Raises:
             GraphError: The model has no layer that can be compressed.
-            SearchSpaceError: A rule matches nothing that can be compressed, or layers that read the same tensor
-                have rules with different `activation_bits`. Only a pruning rule for everything may match nothing,
-                where the model has no group that can be pruned.
+            SearchSpaceError: A rule matches nothing that can be compressed, an ignored pattern matches nothing, or
+                layers that read the same tensor have rules with different `activation_bits`. Only a pruning rule
+                for everything may match nothing, where the model has no group that can be pruned.
         """
         if not graph.compressible:
             raise GraphError(f"the model has no layer that can be compressed{_reasons(graph.layers)}")
         _check_layer_rules(self.layers, graph)
         _check_pruning_rules(self.pruning, graph)
-        ruled = _ruled_layers(self.layers, graph)
+        ignored = {name for pattern in self.ignored for name in pattern.layers(graph)}
+        ruled = [(layer, rule) for layer, rule in _ruled_layers(self.layers, graph) if layer.name not in ignored]
         groups = []
         for group in graph.prunable:
             rule = next((r for r in reversed(self.pruning) if r.matches(group)), None)
@@ -98,6 +132,7 @@ class SearchSpace:
             layers=tuple(LayerChoices(layer.name, rule.weight_bits) for layer, rule in ruled),
             inputs=tuple(_inputs(ruled)),
             groups=tuple(groups),
+            calibration=self.calibration,
         )
 
 
@@ -109,7 +144,7 @@ def _ruled_layers(rules: Sequence[LayerRule], graph: ModelGraph) -> list[tuple[L
 def _inputs(ruled: Iterable[tuple[Layer, LayerRule]]) -> list[InputChoices]:
     readers: dict[str, list[tuple[Layer, LayerRule]]] = {}
     for layer, rule in ruled:
-        if any(bits != FLOAT_BITS for bits in rule.weight_bits):
+        if not layer.weights_only and any(bits != FLOAT_BITS for bits in rule.weight_bits):
             readers.setdefault(layer.shares_input_with, []).append((layer, rule))
     return [_shared_choices(together) for together in readers.values()]
 

@@ -31,8 +31,9 @@ def bound_spaces(draw: st.DrawFn) -> BoundSpace:
     layers = tuple(LayerChoices(name, draw(choices_of((32, *INTEGER_BITS)))) for name in names)
     together: dict[int, list[str]] = {}
     for layer in layers:
-        if layer.weight_bits != (32,):
-            together.setdefault(draw(st.integers(0, 1)), []).append(layer.name)
+        tensor = draw(st.integers(0, 2))
+        if layer.weight_bits != (32,) and tensor < 2:  # 2: a layer that has weights only
+            together.setdefault(tensor, []).append(layer.name)
     inputs = tuple(InputChoices(tuple(readers), draw(choices_of((32, *INTEGER_BITS)))) for readers in together.values())
     groups = tuple(GroupChoices(name, draw(choices_of((0.0, 0.125, 0.5, 0.75)))) for name in names[:2])
     return BoundSpace(layers, inputs, groups)
@@ -86,6 +87,13 @@ def test_a_choice_of_one_is_applied_but_is_no_parameter() -> None:
     assert list(TWO_READERS.parameters) == ["a/weight_bits", "b/weight_bits", "a/activation_bits", "a/pruning_ratio"]
     recipe = TWO_READERS.suggest(lambda _, choices: choices[0])
     assert recipe == Recipe(layers={"fixed": W8A8}, pruning={"b": 0.25})
+
+
+def test_a_layer_with_weights_only_keeps_a_float_input() -> None:
+    bound = BoundSpace(layers=(LayerChoices("words", (32, 8, 4)),))
+    assert bound.n_recipes == 3
+    wanted = Recipe(layers={"words": LayerRecipe(weight_bits=5, activation_bits=8)})
+    assert bound.nearest(wanted) == Recipe(layers={"words": LayerRecipe(weight_bits=4)})
 
 
 def test_readers_of_one_tensor_are_asked_once_even_if_the_leader_stays_float() -> None:

@@ -4,19 +4,25 @@ import pytest
 
 from autocompress.errors import SearchSpaceError
 from autocompress.space.reading import read_space
-from autocompress.space.search_space import LayerRule, PruningRule
+from autocompress.space.search_space import Ignored, LayerRule, PruningRule
 
 RIGHT = """\
-description: Two rules of each kind.
+description: A rule of each kind.
 layers:
   - match: "*"
     weight_bits: [32, 8]
     activation_bits: [8, 4]
   - type: Linear
     weight_bits: [32]
+  - regex: ".*(key|query)"
+    weight_bits: [4]
+    activation_bits: [8]
 pruning:
   - match: "*"
     pruning_ratio: [0, 0.5]
+ignored:
+  - head
+  - "type:Embedding"
 """
 
 LAYER = 'description: d\nlayers:\n  - match: "*"\n'
@@ -42,8 +48,20 @@ BROKEN = [  # id, text, line, what the message holds
     ("rules without a value", "description: d\npruning:\n", 2, ["pruning must be a list", "got nothing"]),
     ("a rule that is a name", "description: d\nlayers:\n  - stem\n", 3, ["a layer rule must be a mapping", "'stem'"]),
     ("an unknown key of a layer rule", LAYER + "    weigth_bits: [8]\n", 4, ["Did you mean weight_bits?"]),
-    ("both match and type", LAYER + "    type: Conv2d\n", 3, ["exactly one of match and type", "both"]),
-    ("neither match nor type", "description: d\nlayers:\n  - weight_bits: [8]\n", 3, ["exactly one of", "neither"]),
+    ("both match and type", LAYER + "    type: Conv2d\n", 3, ["exactly one of", "but got match and type"]),
+    (
+        "neither match nor type",
+        "description: d\nlayers:\n  - weight_bits: [8]\n",
+        3,
+        ["exactly one of", "got none of them"],
+    ),
+    ("both regex and match", LAYER + "    regex: a\n", 3, ["exactly one of match, regex and type", "match and regex"]),
+    ("a broken regex", "description: d\nlayers:\n  - weight_bits: [32]\n    regex: a(\n", 4, ["'a('", "position 1"]),
+    ("a number as regex", "description: d\nlayers:\n  - regex: 0\n", 3, ["regex must be a string", 'mean "0"?']),
+    ("nothing ignored", LAYER + "    weight_bits: [32]\nignored: []\n", 5, ["ignored must have at least one entry"]),
+    ("ignored as a name", LAYER + "    weight_bits: [32]\nignored: stem\n", 5, ["ignored must be a list", "'stem'"]),
+    ("a number ignored", LAYER + "    weight_bits: [32]\nignored:\n  - a\n  - 7\n", 7, ["must be a string", "got 7"]),
+    ("only ignored", "description: d\nignored: [a]\n", 1, ["must have layers or pruning"]),
     ("a number as pattern", "description: d\nlayers:\n  - match: 0\n", 3, ["match must be a string", 'mean "0"?']),
     ("no weight_bits", LAYER + "    activation_bits: [8]\n", 3, ["must have weight_bits"]),
     ("bits that are no list", LAYER + "    weight_bits: 8\n", 4, ["must be a list", "Did you mean [8]?"]),
@@ -77,13 +95,16 @@ BROKEN = [  # id, text, line, what the message holds
 
 def test_a_right_file_is_read_with_every_rule_and_its_line() -> None:
     space = read_space(RIGHT, file="my.yaml", name="my")
-    assert (space.name, space.description) == ("my", "Two rules of each kind.")
+    assert (space.name, space.description) == ("my", "A rule of each kind.")
     assert space.layers == (
         LayerRule("*", "match", weight_bits=(32, 8), activation_bits=(8, 4), where=""),
         LayerRule("Linear", "type", weight_bits=(32,), activation_bits=(), where=""),
+        LayerRule(".*(key|query)", "regex", weight_bits=(4,), activation_bits=(8,), where=""),
     )
+    assert space.ignored == (Ignored("head", where=""), Ignored("type:Embedding", where=""))
     assert space.pruning == (PruningRule("*", pruning_ratio=(0.0, 0.5), where=""),)
-    assert [rule.where for rule in (*space.layers, *space.pruning)] == ["my.yaml:3", "my.yaml:6", "my.yaml:9"]
+    places = [entry.where for entry in (*space.layers, *space.pruning, *space.ignored)]
+    assert places == [f"my.yaml:{line}" for line in (3, 6, 8, 12, 15, 16)]
 
 
 def test_numbers_are_plain_python_numbers() -> None:

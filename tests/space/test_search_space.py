@@ -6,6 +6,7 @@ import pytest
 
 from autocompress.errors import GraphError, SearchSpaceError
 from autocompress.graph.model_graph import ModelGraph
+from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.space.bound_space import BoundSpace, GroupChoices, InputChoices
 from autocompress.space.reading import read_space
 
@@ -36,6 +37,45 @@ def test_the_last_rule_that_matches_wins_whether_by_name_or_by_class(graph: Mode
     expected = {"stem": (32, 8, 4), "block.query": (32,), "block.key": (8,), "block.value": (32,)}
     assert weight_bits(bound) == expected
     assert bound.inputs == (InputChoices(("stem",), (8,)), InputChoices(("block.key",), (4,)))
+
+
+def test_a_regex_matches_whole_names(graph: ModelGraph) -> None:
+    bound = bind("layers:\n" + ALL + "  - {regex: '.*(query|key)|ste', weight_bits: [32]}\n", graph)
+    expected = {"stem": (32, 8, 4), "block.query": (32,), "block.key": (32,), "block.value": (32, 8, 4)}
+    assert weight_bits(bound) == expected
+
+
+@pytest.mark.parametrize(
+    ("ignored", "left"),
+    [
+        pytest.param("[stem]", ["block.query", "block.key", "block.value"], id="a name"),
+        pytest.param("[block]", ["stem"], id="a container"),
+        pytest.param("['re:.*(query|key)', 'type:Conv2d']", ["block.value"], id="a regex and a class"),
+        pytest.param("[words]", ["stem", "block.query", "block.key", "block.value"], id="float anyway"),
+        pytest.param("['*']", [], id="everything"),
+    ],
+)
+def test_ignored_layers_stay_float_whatever_the_rules(ignored: str, left: list[str], graph: ModelGraph) -> None:
+    bound = bind("layers:\n" + ALL + f"pruning:\n{PRUNE_ALL}ignored: {ignored}\n", graph)
+    assert list(weight_bits(bound)) == left
+    assert [name for tensor in bound.inputs for name in tensor.readers] == left
+    assert [group.name for group in bound.groups] == ["stem"]
+    recipe = bound.nearest(Recipe(layers={layer.name: LayerRecipe(weight_bits=8) for layer in graph.layers}))
+    assert sorted(recipe.layers) == sorted(left)
+
+
+def test_a_rule_for_a_layer_that_is_ignored_may_idle(graph: ModelGraph) -> None:
+    bound = bind("layers:\n" + ALL + "  - {match: stem, weight_bits: [32]}\nignored: [stem]\n", graph)
+    assert "stem" not in weight_bits(bound)
+
+
+def test_weights_without_an_input_have_choices_and_no_question_about_it(graph: ModelGraph) -> None:
+    words = dataclasses.replace(graph.layers[-1], reason="", weights_only=True)
+    bound = bind("layers:\n" + ALL, dataclasses.replace(graph, layers=(*graph.layers[:-1], words)))
+    assert weight_bits(bound)["words"] == (32, 8, 4)
+    assert all("words" not in tensor.readers for tensor in bound.inputs)
+    recipe = bound.suggest(lambda _, choices: 4 if 4 in choices else choices[-1])
+    assert recipe.layer("words") == LayerRecipe(weight_bits=4)
 
 
 def test_the_last_pruning_rule_that_matches_wins(graph: ModelGraph) -> None:
@@ -81,6 +121,14 @@ def test_a_model_without_compressible_layers_is_refused_with_the_reason(graph: M
 IDLE = [  # id, rules, line, what the message holds
     ("a wrong name", "layers:\n" + ALL + "  - {match: block.kay, weight_bits: [32]}\n", 4, ["Did you mean block.key?"]),
     ("a glob", "layers:\n  - {match: 'head*', weight_bits: [32]}\n", 3, ["stem, block.query, block.key, ..."]),
+    (
+        "a wrong regex",
+        "layers:\n  - {regex: stem., weight_bits: [32]}\n",
+        3,
+        ["regex must match", "Did you mean stem?"],
+    ),
+    ("ignored in vain", "layers:\n" + ALL + "ignored: [stem,\n  block.kay]\n", 5, ["'block.kay'", "block.key"]),
+    ("an ignored regex", "layers:\n" + ALL + "ignored: ['re:a(']\n", 4, ["Python's re", "'re:a('"]),
     ("a wrong class", "layers:\n  - {type: Conv2D, weight_bits: [32]}\n", 3, ["Did you mean Conv2d?"]),
     ("a hopeless layer", "layers:\n  - {match: words, weight_bits: [32]}\n", 3, ["(words: an Embedding has no input"]),
     ("a wrong group", "pruning:\n  - {match: stern, pruning_ratio: [0]}\n", 3, ["Did you mean stem?"]),
