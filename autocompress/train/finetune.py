@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from autocompress.errors import TrainingError
 from autocompress.task import Batch, call, flatten, like, split_batch
+from autocompress.train.binarization_stages import StagedBinarization, split_stages
 from autocompress.train.distillation import distillation_loss
 
 OnStep = Callable[[int, float], None]
@@ -25,7 +26,8 @@ class FinetuneSettings:
         learning_rate: Peak rate of AdamW for weights.
         range_learning_rate: Peak rate for the logarithms of quantizer steps and ranges.
         weight_decay: Of weights only.
-        warm_up: Fraction of the steps over which the rate rises linearly; then it falls as a cosine to 0.
+        warm_up: Fraction of the steps over which the rate rises linearly; then it falls as a cosine to 0. Binary
+            models go through the four stages of `binarization_stages` instead.
         distillation: Share of the distillation loss, in [0, 1]; the rest is the task's loss.
         temperature: Of the distillation of logits, > 0.
         seed: Of everything random.
@@ -70,21 +72,37 @@ def finetune(
         model.eval()
         return
     optimizer = _optimizer(model, ranges, settings)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, settings))
+    before_step = _schedule(model, optimizer, settings)
     layout = channels_last if _is_channels_last(model) else _as_it_is
     with torch.random.fork_rng(devices=[]), _evaluating(teacher):
         torch.manual_seed(settings.seed)
         for step, batch in zip(range(settings.n_steps), _endless(batches), strict=False):
             model.train()
+            before_step(step)
             inputs, targets = split_batch(batch, "train")
             value = _total_loss(model, teacher, layout(inputs), targets, loss, settings)
             optimizer.zero_grad()
             value.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            schedule.step()
             if on_step:
                 on_step(step + 1, value.item())
     model.eval()
+
+
+def _schedule(
+    model: nn.Module, optimizer: torch.optim.Optimizer, settings: FinetuneSettings
+) -> Callable[[int], object]:
+    """What is to be called before each step; a model with binary layers goes through the four stages."""
+    staged = StagedBinarization(model, optimizer, split_stages(settings.n_steps))
+    if staged.binarizers:
+        return staged.apply
+    rates = [group["lr"] for group in optimizer.param_groups]
+
+    def set_rates(step: int) -> None:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * rate_factor(step, settings)
+
+    return set_rates
 
 
 def rate_factor(step: int, settings: FinetuneSettings) -> float:
