@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autocompress.errors import AutocompressError
     from autocompress.pareto import Candidate, Choice, ParetoFront, Wishes
-    from autocompress.recipe import LayerRecipe, Recipe
+    from autocompress.ptq import quantize
+    from autocompress.recipe import Calibration, LayerRecipe, Recipe
     from autocompress.study import Study, create_study, load_study
     from autocompress.task import Score, Task, TensorBatches, top1_accuracy
 
@@ -15,13 +16,15 @@ __version__ = "0.1.0"
 _HOMES = {  # public names are loaded when they are first used, so that reading a report needs no torch
     "errors": ["AutocompressError"],
     "pareto": ["Candidate", "Choice", "ParetoFront", "Wishes"],
-    "recipe": ["LayerRecipe", "Recipe"],
+    "ptq": ["quantize"],
+    "recipe": ["Calibration", "LayerRecipe", "Recipe"],
     "study": ["Study", "create_study", "load_study"],
     "task": ["Score", "Task", "TensorBatches", "top1_accuracy"],
 }
 
 __all__ = [
     "AutocompressError",
+    "Calibration",
     "Candidate",
     "Choice",
     "LayerRecipe",
@@ -34,6 +37,7 @@ __all__ = [
     "Wishes",
     "create_study",
     "load_study",
+    "quantize",
     "top1_accuracy",
 ]
 

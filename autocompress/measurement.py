@@ -71,7 +71,8 @@ class Measurement(_Frozen):
         latency_ms: Median of one inference, milliseconds.
         size_bytes: Bytes of the deployed `.xml` and `.bin`.
         macs: Multiply-accumulates of one inference.
-        float_layers: Layers that the recipe quantizes but that ran in floating point here.
+        ran_in: Precision in which the processor ran each layer of the recipe, as far as it could be found.
+        float_layers: Those of them that the recipe wants to run on integers but that ran in floating point here.
         n_samples: Samples behind `accuracy`.
     """
 
@@ -83,5 +84,6 @@ class Measurement(_Frozen):
     latency_ms: Positive
     size_bytes: Annotated[int, Field(gt=0)]
     macs: Annotated[int, Field(ge=0)]
+    ran_in: dict[str, str] = {}
     float_layers: tuple[str, ...] = ()
     n_samples: Annotated[int, Field(gt=0)]

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import typer
 
 from autocompress import TensorBatches
 from autocompress.cli import app
+from autocompress.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, flags=re.DOTALL)
+BLOCKS = re.findall(r"```(bash|python|yaml)\n(.*?)```", README, flags=re.DOTALL)
 LINES = [line for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
 COMMANDS = [part for line in LINES for part in line.split("&&") if part.strip().startswith("autocompress ")]
 
@@ -33,7 +35,7 @@ def test_a_command_of_the_readme_parses(command: str) -> None:
 
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (code,) = (block for kind, block in BLOCKS if kind == "python")
+    code = next(block for kind, block in BLOCKS if kind == "python")
     images = torch.rand(96, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     batches = TensorBatches(images, (images.mean(dim=(1, 2, 3)) > 0.5).long(), batch_size=32)
     model = torch.nn.Sequential(
@@ -43,6 +45,24 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     names |= dict.fromkeys(("train_batches", "validation_batches", "test_batches"), batches)
     exec(code.replace('"30m"', '"2trials"').replace("max_drop=0.01", "max_drop=0.01, finetune_steps=2"), names)
     assert (tmp_path / "runs" / "mine" / "chosen" / "model.onnx").is_file()
+
+
+def test_the_example_of_quantization_runs(tmp_path: Path) -> None:
+    code = [block for kind, block in BLOCKS if kind == "python"][1]
+    layers = {"conv": torch.nn.Conv2d(1, 16, 3), "downsample": torch.nn.Conv2d(16, 16, 2, stride=2)}
+    model = torch.nn.Sequential(OrderedDict(layers | {"flat": torch.nn.Flatten(), "head": torch.nn.Linear(144, 2)}))
+    images = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    names = {"model": model, "images": images, "train_batches": [(images, None)], "folder": tmp_path}
+    exec(code, names)
+    assert (tmp_path / "model.bin").is_file()
+    assert set(names["quantized"].recipe.layers) == {"conv"}  # type: ignore[attr-defined]
+
+
+def test_the_recipe_is_valid() -> None:
+    (text,) = (block for kind, block in BLOCKS if kind == "yaml")
+    recipe = Recipe.from_yaml(text)
+    assert recipe.layer("body.2").weight_bits == 1
+    assert recipe.layer("head").group_size == 64
 
 
 def test_every_link_of_the_readme_exists() -> None:

@@ -1,86 +1,189 @@
-"""Ranges of the input quantizers from data, by streaming statistics; no activations are stored."""
+"""Setting up a compressed model from data, without labels: smoothing, ranges, rounding, biases."""
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autocompress.compress.quantization import InputQuantizer
+from autocompress.compress.attaching import (
+    attached_weight,
+    has_own_weight,
+    input_readers,
+    original_weight,
+    parameter_uses,
+    quantized_weights,
+    weight_before,
+)
+from autocompress.compress.bias_correction import correct_biases
+from autocompress.compress.hessian import InputHessian
+from autocompress.compress.quantization import Exportable, InputQuantizer
+from autocompress.compress.ranges import RangeEstimator, range_estimator
+from autocompress.compress.rounding import round_layer
+from autocompress.compress.smoothing import smooth
+from autocompress.compress.weight_quantization import WeightQuantizer
 from autocompress.errors import CompressionError
+from autocompress.recipe import INTEGER_BITS, Calibration
 from autocompress.task import Batch, call, split_batch
 
-OUTLIERS = 1e-4  # fraction of values that may lie outside at either end
-_N_SAMPLED = 65536  # values a batch that the quantiles are taken from
+N_BATCHES = 4
+_GAINS_LITTLE = 8  # bits from which on rounding otherwise than to nearest changes little
 
 
-class _RangeObserver:
-    """Mean over batches of the outlier-trimmed smallest and largest input of one quantizer."""
+def calibrate(
+    model: nn.Module, batches: Iterable[Batch], settings: Calibration | None = None, n_batches: int | None = N_BATCHES
+) -> None:
+    """Set up every quantizer in `model` from the first batches of data.
 
-    def __init__(self) -> None:
-        self.low = self.high = 0.0
-        self.n = 0
-
-    def __call__(self, _module: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        x = inputs[0].detach().flatten()
-        if not torch.isfinite(x).all():
-            raise CompressionError("its input has values that are NaN or infinite in the calibration data")
-        step = max(1, x.numel() // _N_SAMPLED)
-        sample = x[::step]
-        k = max(1, int(OUTLIERS * sample.numel()))
-        low, high = -float((-sample).topk(k).values[-1]), float(sample.topk(k).values[-1])
-        self.n += 1
-        self.low += (low - self.low) / self.n
-        self.high += (high - self.high) / self.n
-
-
-def calibrate(model: nn.Module, batches: Iterable[Batch], n_batches: int = 4) -> None:
-    """Set the range of every input quantizer in `model` from the first batches of data.
+    The order is: smoothing, steps of the weights, ranges of the inputs, rounding, biases; what the settings don't ask
+    for is left out. Statistics stream, so that no activations are stored.
 
     Args:
         model: Module with quantizers attached; in evaluation mode afterwards.
-        batches: Batches of (inputs, targets).
-        n_batches: How many of them are read.
+        batches: Batches of (inputs, targets); the targets are not used.
+        settings: How; by default as a recipe without a calibration says.
+        n_batches: How many batches are read; None means all.
 
     Raises:
         CompressionError: There is no batch, or a layer's input is not finite; the layer is named.
     """
-    quantizers = {n: m for n, m in model.named_modules() if isinstance(m, InputQuantizer)}
-    observers = {name: _RangeObserver() for name in quantizers}
-    handles = [quantizers[name].register_forward_hook(_named(name, observer)) for name, observer in observers.items()]
-    for quantizer in quantizers.values():
+    settings = settings or Calibration()
+    inputs = [split_batch(batch, "train")[0] for batch in itertools.islice(batches, n_batches)]
+    if not inputs:
+        raise CompressionError("calibration needs at least one batch of training data, but got none")
+
+    def run() -> None:
+        model.eval()
+        with torch.no_grad():
+            for batch in inputs:
+                call(model, batch)
+
+    if settings.smoothing:
+        with switched_off(model, WeightQuantizer, InputQuantizer):
+            smooth(model, settings.smoothing, run)
+        for _, layer, quantizer in quantized_weights(model):
+            quantizer.set_from(weight_before(layer))
+    _set_input_ranges(model, run, settings.input_ranges)
+    if settings.rounding == "gptq":
+        _round(model, run)
+    if settings.bias_correction:
+        _correct_biases(model, run)
+
+
+@contextmanager
+def switched_off(model: nn.Module, *kinds: type[Exportable]) -> Iterator[None]:
+    """Quantizers of these kinds change nothing inside the block."""
+    quantizers = [m for m in model.modules() if isinstance(m, kinds) and m.enabled]
+    for quantizer in quantizers:
         quantizer.enabled = False
     try:
-        n_read = _run(model, batches, n_batches)
+        yield
     finally:
-        for handle in handles:
-            handle.remove()
-        for quantizer in quantizers.values():
+        for quantizer in quantizers:
             quantizer.enabled = True
-    if n_read == 0:
-        raise CompressionError("calibration needs at least one batch of training data, but got none")
-    for name, observer in observers.items():
-        if observer.n:
-            quantizers[name].set_range(observer.low, observer.high)
 
 
-def _named(name: str, observer: _RangeObserver) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        try:
-            observer(module, inputs, output)
-        except CompressionError as error:
-            raise CompressionError(f"layer {name.rpartition('.')[0]!r}: {error}") from None
+def _set_input_ranges(model: nn.Module, run: Callable[[], None], name: str) -> None:
+    """Ranges of the inputs as they are without input quantization, so that errors don't shift the next layer's."""
+    estimators: dict[Any, RangeEstimator] = {}
+    handles = []
+    for quantizer, readers in input_readers(model).items():
+        estimators[quantizer] = _estimator(quantizer, name)
+        handles.append(quantizer.register_forward_hook(_observer(estimators[quantizer], readers[0][0])))
+    with switched_off(model, *{type(quantizer) for quantizer in estimators}):
+        _run_with(handles, run)
+    for quantizer, estimator in estimators.items():
+        if estimator.n_batches:
+            low, high = estimator.ends()
+            quantizer.set_range(*(_reshaped(end, quantizer) for end in (low, high)))
+
+
+def _estimator(quantizer: Exportable, name: str) -> RangeEstimator:
+    if not isinstance(quantizer, InputQuantizer):
+        return range_estimator(name, INTEGER_BITS[0])
+    n_axes = quantizer.initial_low.dim()
+    return range_estimator(name, quantizer.bits, -n_axes if n_axes else None)
+
+
+def _reshaped(end: Tensor, quantizer: Exportable) -> Tensor:
+    return end.reshape(quantizer.initial_low.shape) if isinstance(quantizer, InputQuantizer) else end
+
+
+def _observer(estimator: RangeEstimator, name: str) -> Any:
+    def hook(_quantizer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        with naming(name):
+            estimator.update(output.detach())
 
     return hook
 
 
-def _run(model: nn.Module, batches: Iterable[Batch], n_batches: int) -> int:
-    model.eval()
-    n_read = 0
+@contextmanager
+def naming(layer: str) -> Iterator[None]:
+    """Put the name of the layer in front of errors."""
+    try:
+        yield
+    except CompressionError as error:
+        raise CompressionError(f"layer {layer!r}: {error}") from None
+
+
+def _round(model: nn.Module, run: Callable[[], None]) -> None:
+    """Round the weights of below 8 bits with the second moments of their inputs in the float model.
+
+    A weight that several layers use is left to nearest rounding: not all of them may be quantized.
+    """
+    n_uses = parameter_uses(model)
+    hessians: dict[nn.Module, InputHessian] = {}
+    names: dict[nn.Module, str] = {}
+    handles = []
+    for name, layer, quantizer in quantized_weights(model):
+        if quantizer.bits < _GAINS_LITTLE and InputHessian.supports(layer) and has_own_weight(layer, n_uses):
+            hessians[layer], names[layer] = InputHessian(layer), name
+            handles.append(layer.register_forward_pre_hook(_accumulator(hessians[layer], name)))
+    if not hessians:
+        return
+    with switched_off(model, WeightQuantizer, InputQuantizer):
+        _run_with(handles, run)
+    for layer, hessian in hessians.items():
+        with naming(names[layer]):
+            _round_one(layer, hessian)
+
+
+def _accumulator(hessian: InputHessian, name: str) -> Any:
+    def hook(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        with naming(name):
+            hessian.update(inputs[0])
+
+    return hook
+
+
+def _round_one(layer: nn.Module, hessian: InputHessian) -> None:
+    """Put the weight of `layer` on its grid; a layer that was not called keeps its weight."""
+    if not hessian.n_vectors:
+        return
+    quantizer, weight = attached_weight(layer), original_weight(layer)
+    assert isinstance(quantizer, WeightQuantizer) and weight is not None
+    scale, zero, low, high = quantizer.grid()
+    scales, zeros = (
+        t.expand(quantizer.layout.rows(weight).shape).reshape(weight.shape) for t in (scale, zero)
+    )
+    indices = round_layer(layer, weight.detach(), hessian.hessian(), scales, zeros, low, high)
     with torch.no_grad():
-        for batch in batches:
-            call(model, split_batch(batch, "train")[0])
-            n_read += 1
-            if n_read == n_batches:
-                break
-    return n_read
+        weight.copy_(scales * (indices - zeros))
+
+
+def _correct_biases(model: nn.Module, run: Callable[[], None]) -> None:
+    def run_float() -> None:
+        with switched_off(model, WeightQuantizer, InputQuantizer):
+            run()
+
+    correct_biases(model, run_float, run)
+
+
+def _run_with(handles: list[Any], run: Callable[[], None]) -> None:
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -24,32 +24,41 @@ def n_steps(bits: int) -> int:
     return int(2**bits - 1)
 
 
-def fake_quantize_symmetric(weight: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """Round weights to the symmetric grid and back: ``scale * round(clamp(weight / scale, -q, q))``.
+def activation_limits(bits: int, *, signed: bool) -> tuple[int, int]:
+    """Lowest and highest grid index of a symmetric input (NNCF paper, table 1).
+
+    >>> activation_limits(8, signed=True), activation_limits(4, signed=False)
+    ((-128, 127), (0, 15))
+    """
+    return (-(2 ** (bits - 1)), weight_limit(bits)) if signed else (0, n_steps(bits))
+
+
+def fake_quantize_symmetric(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    """Round to a symmetric grid and back: ``scale * round(clamp(x / scale, low, high))``.
 
     Formula 2 of the NNCF paper with banker's rounding. Rounding passes the gradient straight through, which gives
     the scale the gradient of LSQ (Esser et al. 2020, equation 3).
 
     Args:
-        weight: Weights, output channels first.
-        scale: Step of the grid, > 0; shape (channels, 1, ...).
-        bits: 2..8.
+        x: Weights or activations.
+        scale: Step of the grid, > 0; broadcastable to `x`.
+        low: Lowest grid index, for example -127.
+        high: Highest grid index, for example 127.
 
     Returns:
-        Tensor of the shape of `weight`.
+        Tensor of the shape of `x`.
     """
-    limit = weight_limit(bits)
-    index = (weight * scale.reciprocal()).clamp(-limit, limit)
+    index = (x * scale.reciprocal()).clamp(low, high)
     rounded = index + (index.round() - index).detach()
     return rounded * scale
 
 
 def tune_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Widen a range as little as possible so that 0.0 is exactly on its grid (NNCF paper, section 4.1).
+    """Widen ranges as little as possible so that 0.0 is exactly on their grids (NNCF paper, section 4.1).
 
     Args:
-        low: Lower end, shape ().
-        high: Upper end, shape ().
+        low: Lower ends, any shape.
+        high: Upper ends, the same shape.
         bits: 2..8.
 
     Returns:
@@ -61,31 +70,35 @@ def tune_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """
     steps = n_steps(bits)
     l1, h1 = low.clamp(max=0.0), high.clamp(min=0.0)
-    width = (h1 - l1).clamp(min=torch.finfo(low.dtype).tiny * steps)
-    zero = torch.round(-l1.detach() * steps / width.detach())
-    if zero == 0 or zero == steps:
-        return l1, h1
-    t = (zero - steps) / zero
+    width = (h1 - l1).detach().clamp(min=torch.finfo(low.dtype).tiny * steps)
+    zero = torch.round(-l1.detach() * steps / width)
+    is_end = (zero == 0) | (zero == steps)
+    inner = zero.clamp(1, steps - 1)  # where it is an end, t is not used, and must not be infinite in the gradient
+    t = (inner - steps) / inner
     h2, l2 = t * l1, h1 / t
-    return (l1, h2) if h2 - l1 > h1 - l2 else (l2, h1)
+    widen_high = h2 - l1 > h1 - l2
+    tuned_low = torch.where(is_end | widen_high, l1, l2)
+    tuned_high = torch.where(is_end | ~widen_high, h1, h2)
+    return tuned_low, tuned_high
 
 
 def fake_quantize_asymmetric(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
-    """Round activations to the asymmetric grid of `bits` bits over [low, high] and back (NNCF paper, equation 3).
+    """Round to the asymmetric grid of `bits` bits over [low, high] and back (NNCF paper, equation 3).
 
     The gradient to `x` is 1 inside the range and 0 outside; `low` and `high` get the straight-through gradient of
     the same formula: the rounding error a unit of width inside the range, 1 for what is clamped to that end.
 
     Args:
-        x: Activations, any shape.
-        low: Tuned lower end, shape (), <= 0.
-        high: Tuned upper end, shape (), > low.
+        x: Weights or activations, any shape.
+        low: Tuned lower ends, <= 0; shape (), or broadcastable to `x` with as many axes.
+        high: Tuned upper ends, > low, the same shape.
         bits: 2..8.
 
     Returns:
         Tensor of the shape of `x`.
     """
-    return _FakeQuantizeAsymmetric.apply(x, low, high, n_steps(bits))  # type: ignore[no-any-return, no-untyped-call]
+    function = _FakeQuantizeAsymmetric if low.dim() == 0 else _FakeQuantizeChannels
+    return function.apply(x, low, high, n_steps(bits))  # type: ignore[no-any-return, no-untyped-call]
 
 
 def step_and_zero(low: float, high: float, steps: int) -> tuple[float, int]:
@@ -98,8 +111,14 @@ def step_and_zero(low: float, high: float, steps: int) -> tuple[float, int]:
     return scale, round(-low / scale)
 
 
+def steps_and_zeros(low: Tensor, high: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Steps of the grids over tuned ranges, and the grid indices of 0.0; both of the shape of `low`."""
+    scale = ((high.double() - low.double()) / steps).to(low.dtype)
+    return scale, torch.round(-low / scale)
+
+
 class _FakeQuantizeAsymmetric(torch.autograd.Function):
-    """Vectorized element-wise operations; eight times faster on a CPU than `torch.fake_quantize_per_tensor_affine`."""
+    """One range for the whole tensor; element-wise operations that vectorize."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor, steps: int) -> Tensor:
@@ -122,6 +141,33 @@ class _FakeQuantizeAsymmetric(torch.autograd.Function):
         clamped_times_end = _dot(g, y) - _dot(inside, y)
         above = (clamped_times_end - low * clamped) / (high - low)
         return inside, (clamped - above) - rounding, above + rounding, None
+
+
+class _FakeQuantizeChannels(torch.autograd.Function):
+    """A range for each slice; the same formulas as for one range."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor, steps: int) -> Tensor:
+        scale, zero = steps_and_zeros(low, high, steps)
+        y = torch.clamp(torch.mul(x, scale.reciprocal()).round_(), -zero, steps - zero).mul_(scale)
+        ctx.save_for_backward(x, y, low, high)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        (g,) = gradients
+        x, y, low, high = ctx.saved_tensors
+        is_above, is_below = x >= high, x <= low
+        inside = g.masked_fill(is_above | is_below, 0)
+        rounding = _sum_to(inside * (y - x) / (high - low), low)
+        above, below = (_sum_to(g.masked_fill(~where, 0), low) for where in (is_above, is_below))
+        return inside, below - rounding, above + rounding, None
+
+
+def _sum_to(x: Tensor, like: Tensor) -> Tensor:
+    """`x` summed over the axes along which `like` is broadcast to it."""
+    axes = [axis for axis in range(x.dim()) if like.shape[axis] == 1 and x.shape[axis] > 1]
+    return x.sum(dim=axes, keepdim=True) if axes else x
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Quantizers of weights and of layer inputs, each with a training form and an export form of the same meaning."""
+"""Quantizers of layer inputs, and what they share with those of weights: a training form and an export form."""
 
 import math
 
@@ -6,24 +6,28 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compress.grids import (
+    activation_limits,
     fake_quantize_asymmetric,
-    fake_quantize_symmetric,
     n_steps,
     step_and_zero,
+    steps_and_zeros,
     tune_range,
-    weight_limit,
 )
 from autocompress.errors import CompressionError
 
 EXPORT_STEPS = 255  # OpenVINO keeps integer kernels for inputs of 256 levels (facts: openvino-cpu.md, trap 2)
 _SMALLEST_WIDTH, _LARGEST = 1e-30, 1e30  # steps of such ranges, and their inverses, are normal float32 numbers
-_SHRINK_FACTORS = torch.linspace(1.0, 0.3, 29)
 
 
 class Exportable(nn.Module):
-    """A quantizer that can switch to its export form, made of `torch.fake_quantize_*` operations on constants."""
+    """A quantizer that can switch to its export form, made of `torch.fake_quantize_*` operations on constants.
+
+    Attributes:
+        enabled: Whether it changes anything; off while ranges are estimated.
+    """
 
     exporting = False
+    enabled = True
 
     def start_export(self) -> None:
         """Switch to the export form, with steps and ranges as they are now."""
@@ -34,94 +38,127 @@ class Exportable(nn.Module):
         self.exporting = False
 
 
-class WeightQuantizer(Exportable):
-    """Symmetric per-channel fake quantization of a weight, as a parametrization of it.
+class LearnedRange(Exportable):
+    """Ranges [initial_low * exp(log_low), initial_high * exp(log_high)], learned as logarithms.
 
-    The step is learned as its logarithm (Jain et al. 2019, TQT, section 3), so that one learning rate suits every layer
-    and it stays positive.
-
-    Args:
-        weight: The weight, output channels first, shape (channels, ...); gives the initial step.
-        bits: 2..8.
-    """
-
-    def __init__(self, weight: Tensor, bits: int) -> None:
-        super().__init__()
-        self.bits = bits
-        self.log_scale = nn.Parameter(mse_scale(weight.detach(), bits).log())
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """`weight` on the grid, same shape."""
-        if not self.exporting:
-            return fake_quantize_symmetric(weight, self.log_scale.exp(), self.bits)
-        scale = self.log_scale.detach().exp().flatten()
-        zeros = torch.zeros_like(scale, dtype=torch.int32)
-        limit = weight_limit(self.bits)
-        return torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -limit, limit)
-
-
-class InputQuantizer(Exportable):
-    """Asymmetric per-tensor fake quantization of a layer's input, its range learned.
-
-    The range is [initial_low * exp(log_low), initial_high * exp(log_high)] with the initial ends from calibration, so
-    an input without negative values keeps its lower end at 0. Before calibration the input passes through unchanged.
+    The initial ends come from data, so a range without negative values keeps its lower end at 0, and one learning rate
+    suits every layer.
 
     Args:
         bits: 2..8.
+        shape: Of each end; () is one range for all.
+        symmetric: Whether the lower end follows the upper one.
+        gradient_scale: Factor on the gradients of the ends.
     """
 
     initial_low: Tensor
     initial_high: Tensor
 
-    def __init__(self, bits: int) -> None:
+    def __init__(
+        self, bits: int, shape: tuple[int, ...] = (), *, symmetric: bool = False, gradient_scale: float = 1.0
+    ) -> None:
         super().__init__()
         self.bits = bits
-        self.enabled = True
-        self._constants: tuple[float, int] | None = None
-        self.register_buffer("initial_low", torch.zeros(()))
-        self.register_buffer("initial_high", torch.zeros(()))
-        self.log_low = nn.Parameter(torch.zeros(()))
-        self.log_high = nn.Parameter(torch.zeros(()))
+        self.symmetric = symmetric
+        self.gradient_scale = gradient_scale
+        self.register_buffer("initial_low", torch.zeros(shape))
+        self.register_buffer("initial_high", torch.zeros(shape))
+        self.log_high = nn.Parameter(torch.zeros(shape))
+        # one parameter under two names is what torch.jit.trace, and so OpenVINO's converter, refuses
+        self.log_low = None if symmetric else nn.Parameter(torch.zeros(shape))
 
-    def set_range(self, low: float, high: float) -> None:
+    def set_range(self, low: float | Tensor, high: float | Tensor) -> None:
         """Take [low, high], widened to hold 0, as the range.
 
-        An input that is constantly zero, or nearly, gets [0, 1]; ends beyond what a float32 step can span are cut.
+        A range that is zero, or nearly, becomes [0, 1]; ends beyond what a float32 step can span are cut. A symmetric
+        one is widened to its grid, which is signed if `low` is below 0.
 
         Raises:
             CompressionError: An end is NaN or infinite.
         """
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise CompressionError(f"an input range must be finite, but got [{low}, {high}]")
-        low, high = max(min(low, 0.0), -_LARGEST), min(max(high, 0.0), _LARGEST)
-        if high - low < _SMALLEST_WIDTH:
-            low, high = 0.0, 1.0
-        self.initial_low.fill_(low)
-        self.initial_high.fill_(high)
+        low, high = (torch.as_tensor(end, dtype=torch.float32).reshape(self.initial_low.shape) for end in (low, high))
+        if not (torch.isfinite(low).all() and torch.isfinite(high).all()):
+            raise CompressionError(f"an input range must be finite, but got [{low.tolist()}, {high.tolist()}]")
+        low, high = low.clamp(-_LARGEST, 0.0), high.clamp(0.0, _LARGEST)
+        if self.symmetric:
+            low, high = _symmetric(low, high, self.bits)
+        degenerate = high - low < _SMALLEST_WIDTH
+        self.initial_low.copy_(low.masked_fill(degenerate, 0.0))
+        self.initial_high.copy_(high.masked_fill(degenerate, 1.0))
+        with torch.no_grad():
+            for log_end in self._log_ends():
+                log_end.zero_()
 
     @property
     def calibrated(self) -> bool:
         """Whether a range was set."""
-        return bool(self.initial_high > self.initial_low)
+        return bool((self.initial_high > self.initial_low).all())
+
+    @property
+    def signed(self) -> bool:
+        """Whether the range has values below 0."""
+        return bool((self.initial_low < 0).any())
 
     def tuned_range(self) -> tuple[Tensor, Tensor]:
-        """Ends of the range with 0.0 exactly on the grid, shape ()."""
-        low, high = self.initial_low * self.log_low.exp(), self.initial_high * self.log_high.exp()
+        """Ends of the range with 0.0 exactly on the grid, of the shape of the range."""
+        log_low, log_high = self._log_ends()
+        low, high = self.initial_low * log_low.exp(), self.initial_high * log_high.exp()
+        if self.gradient_scale != 1.0:
+            low, high = (scale_gradient(end, self.gradient_scale) for end in (low, high))
         return tune_range(low, high, self.bits)
+
+    def _log_ends(self) -> tuple[Tensor, Tensor]:
+        return self.log_high if self.log_low is None else self.log_low, self.log_high
+
+
+class InputQuantizer(LearnedRange):
+    """Fake quantization of a layer's input, its range learned. Before calibration the input passes through unchanged.
+
+    Args:
+        bits: 2..8.
+        shape: Of each end, to be broadcast to the input from its last axis; () is one range for the tensor.
+        symmetric: Whether the grid is symmetric: signed, or unsigned where calibration saw nothing below 0.
+        smoothed_shape: Shape of the divisors of the input's channels, in the same way; None means no smoothing.
+        gradient_scale: Factor on the gradients of the ends.
+    """
+
+    smoothing: Tensor | None
+
+    def __init__(
+        self,
+        bits: int,
+        shape: tuple[int, ...] = (),
+        *,
+        symmetric: bool = False,
+        smoothed_shape: tuple[int, ...] | None = None,
+        gradient_scale: float = 1.0,
+    ) -> None:
+        super().__init__(bits, shape, symmetric=symmetric, gradient_scale=gradient_scale)
+        self._constants: tuple[Tensor, Tensor] | None = None
+        self.register_buffer("smoothing", None if smoothed_shape is None else torch.ones(smoothed_shape))
 
     def start_export(self) -> None:
         """Switch to the export form; an uncalibrated quantizer passes its input through there too."""
         super().start_export()
-        low, high = (float(end.detach()) for end in self.tuned_range())
-        self._constants = step_and_zero(low, high, n_steps(self.bits)) if self.calibrated else None
+        self._constants = self.step_and_zero() if self.calibrated else None
+
+    def step_and_zero(self) -> tuple[Tensor, Tensor]:
+        """Steps of the grid and the indices of 0.0 on it, of the shape of the range."""
+        low, high = (end.detach() for end in self.tuned_range())
+        if low.dim() == 0:
+            scale, zero = step_and_zero(float(low), float(high), n_steps(self.bits))
+            return torch.tensor(scale), torch.tensor(float(zero))
+        return steps_and_zeros(low, high, n_steps(self.bits))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` on the grid, same shape."""
+        """`x` on the grid, same shape; divided by the smoothing first, where there is one."""
+        if self.smoothing is not None:
+            x = x * self.smoothing.reciprocal()
         if self.exporting:
             return self._export(x)
         if not self.enabled or not self.calibrated:
             return x
-        low, high = self.tuned_range()
+        low, high = (_with_axes(end, x) for end in self.tuned_range())
         return fake_quantize_asymmetric(x, low, high, self.bits)
 
     def _export(self, x: Tensor) -> Tensor:
@@ -129,29 +166,40 @@ class InputQuantizer(Exportable):
             return x
         scale, zero = self._constants
         if self.bits < 8:  # the same step, more levels than are used: numerically equal, and stays in integer kernels
-            x = x.clamp(-zero * scale, (n_steps(self.bits) - zero) * scale)
-        return torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, EXPORT_STEPS)
+            ends = (-zero * scale, (n_steps(self.bits) - zero) * scale)
+            x = x.clamp(*(float(end) for end in ends)) if scale.dim() == 0 else x.clamp(*ends)
+        if scale.dim() == 0:
+            return torch.fake_quantize_per_tensor_affine(x, float(scale), int(zero), 0, EXPORT_STEPS)
+        axis = x.dim() - scale.dim()
+        return torch.fake_quantize_per_channel_affine(
+            x, scale.flatten(), zero.flatten().to(torch.int32), axis, 0, EXPORT_STEPS
+        )
 
 
-def mse_scale(weight: Tensor, bits: int) -> Tensor:
-    """Step of the symmetric grid with the least squared error, a channel at a time.
+def scale_gradient(x: Tensor, factor: float) -> Tensor:
+    """`x` itself, with its gradient multiplied by `factor` (Esser et al. 2020, LSQ, section 2.2)."""
+    return x.detach() + (x - x.detach()) * factor
 
-    Tries shrinking the maximum to 30 % in 29 steps; below 8 bits a clipped range is often better than min-max.
 
-    Args:
-        weight: Shape (channels, ...).
-        bits: 2..8.
+def lsq_gradient_scale(n_values: int, bits: int) -> float:
+    """LSQ's factor on the gradient of a step that `n_values` values share: ``1 / sqrt(n_values * q_max)``.
 
-    Returns:
-        Steps > 0, shape (channels, 1, ...).
+    Esser et al. 2020, section 2.2. It matters for plain SGD; Adam divides it out.
+
+    >>> lsq_gradient_scale(100, 3)
+    0.05773502691896258
     """
-    flat = weight.flatten(1).float()
-    limit = weight_limit(bits)
-    largest = flat.abs().amax(dim=1, keepdim=True).clamp(min=1e-8)
-    best_scale, best_error = largest / limit, torch.full_like(largest, torch.inf)
-    for factor in _SHRINK_FACTORS:
-        scale = largest * factor / limit
-        error = (fake_quantize_symmetric(flat, scale, bits) - flat).square().sum(dim=1, keepdim=True)
-        better = error < best_error
-        best_scale, best_error = torch.where(better, scale, best_scale), torch.where(better, error, best_error)
-    return best_scale.reshape(-1, *[1] * (weight.dim() - 1))
+    return 1 / math.sqrt(max(1, n_values) * (2 ** (bits - 1) - 1))
+
+
+def _symmetric(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """The smallest symmetric range of `bits` bits that holds [low, high]; unsigned where nothing is below 0."""
+    lowest, highest = activation_limits(bits, signed=True)
+    signed = low < 0
+    scale = torch.maximum(-low / -lowest, high / highest)
+    return torch.where(signed, scale * lowest, low), torch.where(signed, scale * highest, high)
+
+
+def _with_axes(end: Tensor, x: Tensor) -> Tensor:
+    """`end` with as many axes as `x`, unless it is a scalar."""
+    return end.reshape((1,) * (x.dim() - end.dim()) + end.shape) if end.dim() else end

@@ -8,7 +8,9 @@ import openvino
 import torch
 from torch import Tensor, nn
 
-from autocompress.deploy.integer_weights import route_through_int8
+from autocompress.deploy.binary_convolution import to_binary_convolutions
+from autocompress.deploy.integer_weights import pack_weights
+from autocompress.deploy.layer_names import name_layers
 from autocompress.errors import DeployError
 from autocompress.task import call, flatten, like
 
@@ -44,12 +46,14 @@ def input_names(module: nn.Module, example_input: Any) -> list[str]:
     return given + [f"input{index}" for index in range(len(given), len(tensors))]
 
 
-def to_openvino(module: nn.Module, example_input: Any) -> openvino.Model:
-    """The deployed form of `module`: static at the shapes of the example input, quantized weights as integers.
+def to_openvino(module: nn.Module, example_input: Any, *, dynamic_batch: bool = False) -> openvino.Model:
+    """The deployed form of `module`: quantized weights as integers in few bytes, binary convolutions as such.
 
     Args:
         module: A module whose quantizers are in export form.
         example_input: Inputs of one inference.
+        dynamic_batch: Whether the first axis of every input may have any length. By default all shapes are those of
+            the example input, which runs fastest; binary kernels need that.
 
     Raises:
         DeployError: OpenVINO cannot convert the module.
@@ -67,6 +71,10 @@ def to_openvino(module: nn.Module, example_input: Any) -> openvino.Model:
         ) from error
     for port, name in zip(model.inputs, input_names(module, example_input), strict=True):
         port.get_tensor().set_names({name})
-    model.reshape({port: list(tensor.shape) for port, tensor in zip(model.inputs, tensors, strict=True)})
-    route_through_int8(model)
+    batch = (lambda shape: [-1, *shape[1:]]) if dynamic_batch else list
+    model.reshape({port: batch(tensor.shape) for port, tensor in zip(model.inputs, tensors, strict=True)})
+    name_layers(model, module)
+    if not dynamic_batch:
+        to_binary_convolutions(model)
+    pack_weights(model)
     return model

@@ -8,7 +8,7 @@ from autocompress.measure.accuracy import (
     predict_torch,
     score_of,
 )
-from autocompress.measure.environment import describe_environment, int8_saturates
+from autocompress.measure.environment import default_weight_bits, describe_environment, int8_saturates
 from autocompress.measure.latency import (
     LatencySettings,
     PairedLatency,
@@ -16,7 +16,7 @@ from autocompress.measure.latency import (
     paired_latency,
     random_inputs,
 )
-from autocompress.measure.runtime import compile_model, default_precision_of, float_layers
+from autocompress.measure.runtime import compile_model, default_precision_of, float_layers, layer_precisions
 
 __all__ = [
     "LatencySettings",
@@ -27,9 +27,11 @@ __all__ = [
     "compile_model",
     "default_precision_of",
     "default_precision_speedup",
+    "default_weight_bits",
     "describe_environment",
     "float_layers",
     "int8_saturates",
+    "layer_precisions",
     "paired_latency",
     "predict_deployed",
     "predict_torch",

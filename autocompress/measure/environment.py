@@ -53,3 +53,8 @@ def int8_saturates() -> bool:
     measured = compiled(np.full((1, n_inputs, 8, 8), 255, np.float32))[0]
     exact = 255.0 * largest * n_inputs * 9
     return bool(np.abs(measured / exact - 1).max() > 0.01)
+
+
+def default_weight_bits() -> int:
+    """Bits of weights that are exact on this processor: 7 where 8 saturate, else 8."""
+    return 7 if int8_saturates() else 8

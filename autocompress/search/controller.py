@@ -139,19 +139,22 @@ class Controller:
             self._ledger.findings.append(findings.about_default_precision(*found))
         if self._configuration.finetune_steps is None:
             self._report("timing a training step")
-            unpruned = [recipe for recipe in anchors(space, graph).values() if not recipe.pruning]
+            unpruned = [recipe for recipe in self._anchors(space, graph).values() if not recipe.pruning]
             slowest = max(unpruned, key=lambda recipe: len(recipe.layers))
             self._clock.step_seconds = worker.call(seconds_a_step, slowest)
             self._configuration = self._configuration.model_copy(update={"finetune_steps": self._clock.short_steps()})
             write_atomically(self._folder.configuration, self._configuration.model_dump_json(indent=1) + "\n")
 
+    def _anchors(self, space: BoundSpace, graph: ModelGraph) -> dict[str, Recipe]:
+        return anchors(space, graph, int8_saturates=self._configuration.environment.int8_saturates)
+
     def _short_rung(self, worker: Worker, space: BoundSpace, graph: ModelGraph, reserve: bool = True) -> None:
         """Ask the sampler, anchors first, evaluate, tell; a recipe that is known is told, not evaluated again."""
         c = self._configuration
         study = open_journal(self._folder.journal, objectives=c.objectives, sampler=c.sampler, seed=c.seed)
-        labels = {recipe.digest(): label for label, recipe in anchors(space, graph).items()}
+        labels = {recipe.digest(): label for label, recipe in self._anchors(space, graph).items()}
         if not study.get_trials(deepcopy=False):
-            for recipe in anchors(space, graph).values():
+            for recipe in self._anchors(space, graph).values():
                 if space.nearest(recipe) == recipe:
                     study.enqueue_trial(space.encode(recipe))
         rung = Rung("short", c.finetune_steps or 0)

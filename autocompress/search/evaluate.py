@@ -34,6 +34,7 @@ from autocompress.measure import (
     default_precision_of,
     default_precision_speedup,
     float_layers,
+    layer_precisions,
     paired_latency,
     predict_deployed,
     predict_torch,
@@ -152,7 +153,7 @@ def train_candidate(context: EvaluationContext, recipe: Recipe, folder: Path, ru
             if recipe.pruning:
                 adapt_batch_norm(module, task.train)
             if recipe.layers:
-                calibrate(module, task.train)
+                calibrate(module, task.train, recipe.calibration)
         with watch.phase("finetune"):
             if rung.n_steps:
                 _train(context, compressed, rung.n_steps, seed)
@@ -174,7 +175,10 @@ def _train(context: EvaluationContext, compressed: CompressedModel, n_steps: int
 
 def channels_last_module(module: nn.Module) -> nn.Module:
     """The module itself, weights of 2-d convolutions stored channels last; values don't change."""
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    for parameter in module.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def seconds_a_step(context: EvaluationContext, recipe: Recipe, n_steps: int = 6) -> float:
@@ -185,7 +189,7 @@ def seconds_a_step(context: EvaluationContext, recipe: Recipe, n_steps: int = 6)
     task = context.task
     compressed = compress(task.model, context.graph, recipe, task.example_input)
     channels_last_module(compressed.module)
-    calibrate(compressed.module, task.train, n_batches=1)
+    calibrate(compressed.module, task.train, recipe.calibration, n_batches=1)
     ends = [time.perf_counter()]
     settings = FinetuneSettings(n_steps=n_steps)
     ranges = parameter_groups(compressed.module)[1]
@@ -246,7 +250,7 @@ def measure_candidate(
     with watch.phase("latency"):
         baseline_model = load_openvino(context.baseline_folder / MODEL)
         timed = paired_latency(baseline_model, model, real_input(context.task), latency)
-        ran_in_float = float_layers(compile_model(model, context.n_inference_threads), recipe.layers)
+        ran_in = layer_precisions(compile_model(model, context.n_inference_threads), recipe.layers)
     measurement = Measurement(
         accuracy=accuracy,
         torch_accuracy=torch_accuracy,
@@ -256,7 +260,8 @@ def measure_candidate(
         latency_ms=timed.latency_ms,
         size_bytes=size_bytes(folder / MODEL),
         macs=inspect_model(compressed.module, context.task.example_input, with_groups=False).macs,
-        float_layers=ran_in_float,
+        ran_in=ran_in,
+        float_layers=float_layers(ran_in, recipe.layers),
         n_samples=deployed.n_samples,
     )
     return measurement, watch.seconds
@@ -281,7 +286,7 @@ def export_onnx(context: EvaluationContext, recipe: Recipe, folder: Path, path: 
     """Write the trained candidate in `folder` as ONNX."""
     compressed = context.restore(recipe, folder)
     with compressed.export_form():
-        write_onnx(compressed.freeze_weights(), context.task.example_input, compressed.weight_indices(), path)
+        write_onnx(compressed.freeze_weights(), context.task.example_input, compressed.integer_weights(), path)
 
 
 def default_precision(context: EvaluationContext) -> tuple[str, float, float, float] | None:

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from autocompress.compress import CompressedModel, calibrate, compress, parameter_groups
-from autocompress.compress.quantization import Exportable, WeightQuantizer
+from autocompress.compress.quantization import Exportable
+from autocompress.compress.weight_quantization import WeightQuantizer
 from autocompress.errors import CompressionError
-from autocompress.graph import inspect_model
+from autocompress.graph import UnfoldedAttention, inspect_model
 from autocompress.recipe import LayerRecipe, Recipe
+from autocompress.space import uniform_recipe
 from autocompress.task import call, flatten
 from tests.nets import NETS, Net
 
@@ -24,8 +26,9 @@ def compressed(net: Net, **layer: int) -> CompressedModel:
     model, x = net.build(), net.inputs()
     graph = inspect_model(model, x)
     bits = LayerRecipe(**{"weight_bits": 4, "activation_bits": 8, **layer})
-    layers = {found.name: bits for found in graph.compressible}
-    recipe = Recipe(layers=layers, pruning={group.name: 0.4 for group in graph.prunable})
+    recipe = Recipe(
+        layers=uniform_recipe(graph, bits).layers, pruning={group.name: 0.4 for group in graph.prunable}
+    )
     result = compress(model, graph, recipe, x)
     calibrate(result.module, net.batches())
     return result
@@ -46,6 +49,7 @@ def trained(net: Net) -> CompressedModel:
     return result
 
 
+UNFOLDED = ("query", "key", "value", "out_proj")
 NAMES = pytest.mark.parametrize("name", NETS)
 
 
@@ -56,12 +60,13 @@ def test_frozen_weights_compute_the_same_and_lie_on_their_grid(name: str) -> Non
     x = net.inputs(4)
     frozen = model.freeze_weights()
     assert all(torch.equal(a, b) for a, b in zip(outputs(frozen, x), outputs(model.module, x), strict=True))
-    indices = model.weight_indices()
-    assert set(indices) == set(model.recipe.layers)
-    for layer, index in indices.items():
-        assert index.abs().max() <= 7
-        steps = model.module.get_submodule(layer).parametrizations.weight[-1].log_scale.detach().exp()
-        assert torch.allclose(frozen.get_submodule(layer).weight, index * steps, rtol=1e-5)
+    integers = model.integer_weights()
+    assert set(integers) == set(model.recipe.layers)
+    for layer, integer in integers.items():
+        assert integer.indices.abs().max() <= 7
+        weight = frozen.get_submodule(layer).weight
+        steps = integer.scale.reshape([-1 if axis == integer.layout.channel_axis else 1 for axis in range(weight.dim())])
+        assert torch.allclose(weight, integer.indices * steps, rtol=1e-5)
 
 
 @NAMES
@@ -71,12 +76,25 @@ def test_a_stripped_module_is_plain(name: str) -> None:
     plain = model.strip()
     original = net.build()
     for path, module in plain.named_modules():
+        if isinstance(module, UnfoldedAttention) or path.rpartition(".")[2] in UNFOLDED:
+            continue  # torch's attention cannot hold a pruned one
         assert not type(module).__module__.startswith("autocompress"), path
         assert not parametrize.is_parametrized(module, "weight"), path
         assert not module._forward_pre_hooks, path
         if name != "weight_norm":
             assert type(module) is type(original.get_submodule(path)), path
     assert outputs(plain, net.inputs(3))[0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["attention", "encoder"])
+def test_attention_that_is_not_pruned_is_torch_s_again(name: str) -> None:
+    net = NETS[name]
+    model, x = net.build(), net.inputs()
+    graph = inspect_model(model, x)
+    result = compress(model, graph, uniform_recipe(graph, LayerRecipe(weight_bits=4)), x)
+    plain = result.strip()
+    assert [type(m) for m in plain.modules()] == [type(m) for m in model.modules()]
+    assert torch.allclose(outputs(plain, net.inputs(4))[0], outputs(result.module, net.inputs(4))[0], atol=1e-5)
 
 
 @NAMES
@@ -126,7 +144,9 @@ def test_the_identity_recipe_changes_no_output(name: str) -> None:
     net = NETS[name]
     model, x = net.build(), net.inputs(4)
     result = compress(model, inspect_model(model, net.inputs()), Recipe(), net.inputs())
-    assert all(torch.equal(a, b) for a, b in zip(outputs(result.module, x), outputs(model, x), strict=True))
+    rounding = 1e-6 if name in ("attention", "encoder") else 0  # attention is computed in another order
+    pairs = zip(outputs(result.module, x), outputs(model, x), strict=True)
+    assert all(torch.allclose(a, b, rtol=rounding, atol=rounding) for a, b in pairs)
 
 
 @NAMES
@@ -186,11 +206,11 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
 def test_the_callers_model_is_not_changed(name: str, training: bool) -> None:
     net = NETS[name]
     model = net.build().train(training)
-    if name != "fixed_view":  # its forward wants the usual layout
+    if name not in ("fixed_view", "volume"):  # its forward wants the usual layout; it has 3-d convolutions
         model = model.to(memory_format=torch.channels_last)
     before = everything(model)
     graph = inspect_model(model, net.inputs())
-    layers = {layer.name: W4A8 for layer in graph.compressible}
+    layers = uniform_recipe(graph, W4A8).layers
     recipe = Recipe(layers=layers, pruning={group.name: 0.5 for group in graph.prunable})
     result = compress(model, graph, recipe, net.inputs())
     calibrate(result.module, net.batches())
@@ -220,7 +240,7 @@ def test_a_model_with_its_own_parametrization_stays_parametrized() -> None:
     ("name", "recipe", "message"),
     [
         pytest.param("mlp", Recipe(layers={"9": W4A8}), "'9', which cannot be: no such layer", id="unknown layer"),
-        pytest.param("tied", Recipe(layers={"words": W4A8}), "'words', .*Embedding is not compressed", id="embedding"),
+        pytest.param("tied", Recipe(layers={"words": W4A8}), "'words', but Embedding has no input", id="embedding"),
         pytest.param("never_called", Recipe(layers={"unused": W4A8}), "does not call it", id="never called"),
         pytest.param("mlp", Recipe(pruning={"1": 0.5}), "'1', .*: no such channel group", id="unknown group"),
         pytest.param("mlp", Recipe(pruning={"4": 0.5}), "'4', which cannot be: it has 5 filters", id="locked group"),
