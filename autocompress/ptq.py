@@ -6,9 +6,10 @@ from typing import Any
 from torch import nn
 
 from autocompress.compress import CompressedModel, calibrate, compress
+from autocompress.errors import RecipeError
 from autocompress.graph import inspect_model
 from autocompress.measure import default_weight_bits
-from autocompress.recipe import Calibration, LayerRecipe
+from autocompress.recipe import FLOAT_BITS, INTEGER_BITS, Calibration, LayerRecipe
 from autocompress.space import uniform_recipe
 from autocompress.task import Batch
 
@@ -34,20 +35,43 @@ def quantize(
         activation_bits: 2..8, or 32 for float inputs, which makes files smaller and rarely anything faster.
         ignored: Layers that stay float: names, globs, ``re:REGEX`` or ``type:Linear``; a container's name stands for
             all that is in it.
-        calibration: How; by default below 8 bits with GPTQ rounding, and always with bias correction.
+        calibration: How; by default with GPTQ rounding and bias correction below 7 bits, and with smoothing of 0.5 for
+            a model with layer norms, whose outputs have outliers.
         n_batches: How many batches are read; all by default.
 
     Returns:
         The model; `export_form` and `autocompress.deploy.to_openvino` make it an OpenVINO model.
 
     Raises:
-        AutocompressError: The model does not run on the example input, a pattern matches nothing, there is no data, or
-            a layer's input is not finite.
+        AutocompressError: Bits are none of those, the model does not run on the example input, a pattern matches
+            nothing, there is no data, or a layer's input is not finite.
     """
+    weight_bits = default_weight_bits() if weight_bits is None else weight_bits
+    _check("weight_bits", weight_bits, INTEGER_BITS)
+    _check("activation_bits", activation_bits, (*INTEGER_BITS, FLOAT_BITS))
     graph = inspect_model(model, example_input, with_groups=False)
-    layer = LayerRecipe(weight_bits=weight_bits or default_weight_bits(), activation_bits=activation_bits)
-    default = Calibration(rounding="gptq" if layer.weight_bits < 7 else "nearest", bias_correction=True)
-    recipe = uniform_recipe(graph, layer, ignored, calibration or default)
+    layer = LayerRecipe(weight_bits=weight_bits, activation_bits=activation_bits)
+    recipe = uniform_recipe(graph, layer, ignored, calibration or default_calibration(model, layer.weight_bits))
     compressed = compress(model, graph, recipe, example_input)
     calibrate(compressed.module, batches, recipe.calibration, n_batches)
     return compressed
+
+
+def _check(name: str, bits: int, allowed: tuple[int, ...]) -> None:
+    if bits not in allowed:
+        or_float = " or 32 (float)" if FLOAT_BITS in allowed else ""
+        raise RecipeError(f"{name} must be one of 2..8{or_float}, but got {bits}; recipes have more options")
+
+
+def default_calibration(model: nn.Module, weight_bits: int) -> Calibration:
+    """What `quantize` does without being told (measured: reports/benchmarks/quantization.md).
+
+    >>> default_calibration(nn.Linear(2, 2), 4)
+    Calibration(rounding='gptq', bias_correction=True)
+    """
+    has_layer_norm = any(isinstance(module, nn.LayerNorm) for module in model.modules())
+    return Calibration(
+        rounding="gptq" if weight_bits < 7 else "nearest",
+        bias_correction=weight_bits < 7,
+        smoothing=0.5 if has_layer_norm else 0.0,
+    )

@@ -64,8 +64,8 @@ class LayerRecipe(_Brief):
 
     always_written: ClassVar[tuple[str, ...]] = ("weight_bits", "activation_bits")
 
-    weight_bits: int = FLOAT_BITS
-    activation_bits: int = FLOAT_BITS
+    weight_bits: Annotated[int, Field(strict=True)] = FLOAT_BITS
+    activation_bits: Annotated[int, Field(strict=True)] = FLOAT_BITS
     weight_scheme: Scheme = "symmetric"
     weight_granularity: Granularity = "per_channel"
     activation_scheme: Literal["auto", "symmetric", "asymmetric"] = "auto"

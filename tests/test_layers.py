@@ -25,6 +25,7 @@ LEVELS = {
     "measure": 30,
     "search": 40,
     "report": 40,
+    "ptq": 45,  # compresses without a search
     "study": 50,  # holds a search and its report
     "tasks": 50,
     "terminal": 55,

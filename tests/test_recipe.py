@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from autocompress.errors import RecipeError
-from autocompress.recipe import INTEGER_BITS, LayerRecipe, Recipe
+from autocompress.recipe import INTEGER_BITS, Calibration, LayerRecipe, Recipe
 
 bits = st.sampled_from((32, *INTEGER_BITS))
 names = st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_size=1, max_size=12)
@@ -56,10 +56,31 @@ def test_the_digest_is_stable_across_versions() -> None:
             "layers.a.weight_bits: must be one of 2..8, 32 (float) or 1 (binary), but got 9",
         ),
         pytest.param(
-            {"layers": {"a": {"weight_bits": 1}}}, "layers.a.weight_bits: must be one of 2..8 or 32, but got 1"
+            {"layers": {"a": {"weight_bits": 0}}},
+            "layers.a.weight_bits: must be one of 2..8, 32 (float) or 1 (binary), but got 0",
         ),
-        pytest.param({"layers": {"a": {"activation_bits": 16}}}, "must be one of 2..8 or 32, but got 16"),
-        pytest.param({"layers": {"a": {"weight_bits": True}}}, "must be one of"),
+        pytest.param(
+            {"layers": {"a": {"activation_bits": 16}}}, "must be one of 2..8, 32 (float) or 1 (binary), but got 16"
+        ),
+        pytest.param(
+            {"layers": {"a": {"weight_bits": True}}},
+            "layers.a.weight_bits: Input should be a valid integer, but got True",
+        ),
+        pytest.param(
+            {"layers": {"a": {"weight_bits": 8, "activation_bits": 1}}},
+            "layers.a: activation_bits of 1 needs weight_bits of 1, but got 8",
+        ),
+        pytest.param(
+            {"layers": {"a": {"weight_bits": 4, "activation_bits": 8, "group_size": 32}}},
+            "layers.a: group_size needs activation_bits of 32, but got 8",
+        ),
+        pytest.param(
+            {"layers": {"a": {"weight_bits": 4, "weight_granularity": "per_tensor", "group_size": 32}}},
+            "layers.a: group_size needs weight_bits in 2..8 and weight_granularity per_channel",
+        ),
+        pytest.param({"layers": {"a": {"weight_bits": 4, "group_size": -1}}}, "layers.a.group_size"),
+        pytest.param({"calibration": {"rounding": "up"}}, "calibration.rounding: Input should be 'nearest' or 'gptq'"),
+        pytest.param({"calibration": {"smoothing": 1.5}}, "calibration.smoothing"),
         pytest.param({"layers": {"a": {"bits": 8}}}, "layers.a.bits: Extra inputs are not permitted, but got 8"),
         pytest.param({"pruning": {"g": 1.0}}, "pruning.g: Input should be less than 1, but got 1.0"),
         pytest.param({"pruning": {"g": -0.1}}, "pruning.g: Input should be greater than or equal to 0"),
@@ -125,3 +146,31 @@ def test_a_file_that_cannot_be_read_is_an_error(kind: str, tmp_path: Path) -> No
         path.write_bytes(b"\xff\xfe\x00\x9d")
     with pytest.raises(RecipeError, match=r"recipe\.yaml cannot be read: .*give the path of a recipe\.yaml"):
         Recipe.read(path)
+
+
+def test_what_has_its_default_is_not_written() -> None:
+    recipe = Recipe(layers={"a": LayerRecipe(weight_bits=8, activation_bits=8)})
+    assert recipe.model_dump() == {"layers": {"a": {"weight_bits": 8, "activation_bits": 8}}, "pruning": {}}
+
+
+def test_options_are_written_and_read_back() -> None:
+    layer = LayerRecipe(weight_bits=4, weight_scheme="asymmetric", group_size=32)
+    recipe = Recipe(layers={"a": layer}, calibration=Calibration(rounding="gptq", smoothing=0.5))
+    assert Recipe.from_yaml(recipe.to_yaml()) == recipe
+    assert recipe.digest() != Recipe(layers={"a": layer}).digest()
+
+
+@pytest.mark.parametrize(
+    ("layer", "same"),
+    [
+        pytest.param(LayerRecipe(weight_bits=8, activation_scheme="symmetric"), LayerRecipe(weight_bits=8), id="input"),
+        pytest.param(LayerRecipe(weight_bits=8, binarization="dorefa"), LayerRecipe(weight_bits=8), id="binarization"),
+        pytest.param(LayerRecipe(weight_bits=1, weight_scheme="asymmetric"), LayerRecipe(weight_bits=1), id="scheme"),
+    ],
+)
+def test_options_without_effect_don_t_make_another_recipe(layer: LayerRecipe, same: LayerRecipe) -> None:
+    assert Recipe(layers={"a": layer}).digest() == Recipe(layers={"a": same}).digest()
+
+
+def test_a_calibration_of_nothing_does_not_make_another_recipe() -> None:
+    assert Recipe(calibration=Calibration(rounding="gptq")) == Recipe()

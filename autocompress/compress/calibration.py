@@ -29,7 +29,7 @@ from autocompress.recipe import INTEGER_BITS, Calibration
 from autocompress.task import Batch, call, split_batch
 
 N_BATCHES = 4
-_GAINS_LITTLE = 8  # bits from which on rounding otherwise than to nearest changes little
+_GAINS_LITTLE = 7  # bits from which on rounding otherwise than to nearest changes little
 
 
 def calibrate(
@@ -129,7 +129,7 @@ def naming(layer: str) -> Iterator[None]:
 
 
 def _round(model: nn.Module, run: Callable[[], None]) -> None:
-    """Round the weights of below 8 bits with the second moments of their inputs in the float model.
+    """Round the weights of below 7 bits with the second moments of their inputs in the float model.
 
     A weight that several layers use is left to nearest rounding: not all of them may be quantized.
     """
@@ -165,9 +165,7 @@ def _round_one(layer: nn.Module, hessian: InputHessian) -> None:
     quantizer, weight = attached_weight(layer), original_weight(layer)
     assert isinstance(quantizer, WeightQuantizer) and weight is not None
     scale, zero, low, high = quantizer.grid()
-    scales, zeros = (
-        t.expand(quantizer.layout.rows(weight).shape).reshape(weight.shape) for t in (scale, zero)
-    )
+    scales, zeros = (t.expand(quantizer.layout.rows(weight).shape).reshape(weight.shape) for t in (scale, zero))
     indices = round_layer(layer, weight.detach(), hessian.hessian(), scales, zeros, low, high)
     with torch.no_grad():
         weight.copy_(scales * (indices - zeros))

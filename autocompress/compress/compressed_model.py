@@ -79,8 +79,7 @@ class CompressedModel:
     def integer_weights(self) -> dict[str, IntegerWeight]:
         """Quantized weights as integers, by layer name."""
         return {
-            name: quantizer.integers(weight_before(layer))
-            for name, layer, quantizer in quantized_weights(self.module)
+            name: quantizer.integers(weight_before(layer)) for name, layer, quantizer in quantized_weights(self.module)
         }
 
     def strip(self) -> nn.Module:
@@ -125,4 +124,3 @@ def parameter_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
     }
     weights = [p for p in module.parameters() if id(p) not in ranges and p.requires_grad]
     return weights, list(ranges.values())
-

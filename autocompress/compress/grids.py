@@ -5,6 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Jacobian = tuple[tuple[float, float], tuple[float, float]]
+_TINY = torch.finfo(torch.float32).tiny
+
 
 def weight_limit(bits: int) -> int:
     """Largest grid index of symmetric weights; the grid is [-limit, limit] (NNCF paper, table 1).
@@ -48,9 +51,7 @@ def fake_quantize_symmetric(x: Tensor, scale: Tensor, low: int, high: int) -> Te
     Returns:
         Tensor of the shape of `x`.
     """
-    index = (x * scale.reciprocal()).clamp(low, high)
-    rounded = index + (index.round() - index).detach()
-    return rounded * scale
+    return _FakeQuantizeSymmetric.apply(x, scale, low, high)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def tune_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -82,6 +83,45 @@ def tune_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     return tuned_low, tuned_high
 
 
+def tune_ends(low: float, high: float, bits: int) -> tuple[float, float, Jacobian]:
+    """What `tune_range` does to one range, as numbers, which is ten times faster.
+
+    Returns:
+        The tuned ends, and the derivatives of the lower and of the upper one in the given ends.
+
+    >>> tune_ends(-1.0, 1.0, 2)
+    (-2.0, 1.0, ((0.0, -2.0), (0.0, 1.0)))
+    """
+    steps = n_steps(bits)
+    l1, h1 = min(low, 0.0), max(high, 0.0)
+    of_low, of_high = (float(low <= 0), 0.0), (0.0, float(high >= 0))
+    zero = round(-l1 * steps / max(h1 - l1, _TINY * steps))
+    if zero in (0, steps):
+        return l1, h1, (of_low, of_high)
+    t = (zero - steps) / zero
+    h2, l2 = t * l1, h1 / t
+    if h2 - l1 > h1 - l2:
+        return l1, h2, (of_low, (t * of_low[0], 0.0))
+    return l2, h1, ((0.0, of_high[1] / t), of_high)
+
+
+def fake_quantize_learned(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
+    """`fake_quantize_asymmetric` over the tuned range of [low, high].
+
+    Args:
+        x: Activations, any shape.
+        low: Lower end before tuning, shape (), or broadcastable to `x` with as many axes.
+        high: Upper end before tuning, the same shape.
+        bits: 2..8.
+
+    Returns:
+        Tensor of the shape of `x`.
+    """
+    if low.dim() == 0:
+        return _FakeQuantizeAsymmetric.apply(x, low, high, bits)  # type: ignore[no-any-return, no-untyped-call]
+    return fake_quantize_asymmetric(x, *tune_range(low, high, bits), bits)
+
+
 def fake_quantize_asymmetric(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
     """Round to the asymmetric grid of `bits` bits over [low, high] and back (NNCF paper, equation 3).
 
@@ -90,15 +130,14 @@ def fake_quantize_asymmetric(x: Tensor, low: Tensor, high: Tensor, bits: int) ->
 
     Args:
         x: Weights or activations, any shape.
-        low: Tuned lower ends, <= 0; shape (), or broadcastable to `x` with as many axes.
+        low: Tuned lower ends, <= 0; broadcastable to `x`, shape () or with as many axes.
         high: Tuned upper ends, > low, the same shape.
         bits: 2..8.
 
     Returns:
         Tensor of the shape of `x`.
     """
-    function = _FakeQuantizeAsymmetric if low.dim() == 0 else _FakeQuantizeChannels
-    return function.apply(x, low, high, n_steps(bits))  # type: ignore[no-any-return, no-untyped-call]
+    return _FakeQuantizeChannels.apply(x, low, high, n_steps(bits))  # type: ignore[no-any-return, no-untyped-call]
 
 
 def step_and_zero(low: float, high: float, steps: int) -> tuple[float, int]:
@@ -117,15 +156,39 @@ def steps_and_zeros(low: Tensor, high: Tensor, steps: int) -> tuple[Tensor, Tens
     return scale, torch.round(-low / scale)
 
 
-class _FakeQuantizeAsymmetric(torch.autograd.Function):
-    """One range for the whole tensor; element-wise operations that vectorize."""
+class _FakeQuantizeSymmetric(torch.autograd.Function):
+    """The gradient of a step is ``sum(g * (y - x)) / scale`` inside the grid and ``sum(g * y) / scale`` outside."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor, steps: int) -> Tensor:
-        l, h = float(low), float(high)  # noqa: E741  # the paper's names
-        scale, zero = step_and_zero(l, h, steps)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+        index = x * scale.reciprocal()
+        y = index.clamp(low, high).round_().mul_(scale)
+        ctx.save_for_backward(x, scale, y, (index >= low) & (index <= high))
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (g,) = gradients
+        x, scale, y, is_inside = ctx.saved_tensors
+        inside = g * is_inside
+        of_scale = torch.addcmul(g * y, inside, x, value=-1)
+        return inside, _sum_to(of_scale, scale) / scale, None, None
+
+
+class _FakeQuantizeAsymmetric(torch.autograd.Function):
+    """One range for the whole tensor; few element-wise operations, which vectorize.
+
+    With ``inside`` the gradient where x is in the range and 0 elsewhere, and the range's width w, the gradient of
+    `high` is ``(sum(g y) - sum(inside x) - low (sum(g) - sum(inside))) / w``, and the gradients of both ends together
+    are what is clamped: ``sum(g) - sum(inside)``. Those of the ends before tuning follow by the chain rule.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
+        l, h, ctx.jacobian = tune_ends(float(low), float(high), bits)  # noqa: E741  # the paper's names
+        scale, zero = step_and_zero(l, h, n_steps(bits))
         inverse = float(torch.tensor(scale).reciprocal())
-        y = torch.mul(x, inverse).round_().clamp_(-zero, steps - zero).mul_(scale)  # rounds before z, as torch does
+        y = torch.mul(x, inverse).round_().clamp_(-zero, n_steps(bits) - zero).mul_(scale)  # rounds before z, as torch
         ctx.save_for_backward(x, y)
         ctx.ends = (l, h)
         return y
@@ -136,11 +199,15 @@ class _FakeQuantizeAsymmetric(torch.autograd.Function):
         x, y = ctx.saved_tensors
         low, high = ctx.ends
         inside = torch.ops.aten.hardtanh_backward(g, x, low, high)  # g where low < x < high, else 0
-        rounding = (_dot(inside, y) - _dot(inside, x)) / (high - low)
-        clamped = g.sum() - inside.sum()
-        clamped_times_end = _dot(g, y) - _dot(inside, y)
-        above = (clamped_times_end - low * clamped) / (high - low)
-        return inside, (clamped - above) - rounding, above + rounding, None
+        of_high = _dot(g, y) - _dot(inside, x)
+        if low == 0:  # as after a ReLU: nothing moves the lower end
+            of_low, of_high = torch.zeros_like(of_high), of_high / high
+        else:
+            clamped = g.sum() - inside.sum()
+            of_high = (of_high - low * clamped) / (high - low)
+            of_low = clamped - of_high
+        (low_low, low_high), (high_low, high_high) = ctx.jacobian
+        return inside, of_low * low_low + of_high * high_low, of_low * low_high + of_high * high_high, None
 
 
 class _FakeQuantizeChannels(torch.autograd.Function):
@@ -166,6 +233,8 @@ class _FakeQuantizeChannels(torch.autograd.Function):
 
 def _sum_to(x: Tensor, like: Tensor) -> Tensor:
     """`x` summed over the axes along which `like` is broadcast to it."""
+    if like.dim() == 0:
+        return x.sum()
     axes = [axis for axis in range(x.dim()) if like.shape[axis] == 1 and x.shape[axis] > 1]
     return x.sum(dim=axes, keepdim=True) if axes else x
 

@@ -7,15 +7,17 @@ from torch import Tensor, nn
 
 from autocompress.compress.grids import (
     activation_limits,
-    fake_quantize_asymmetric,
+    fake_quantize_learned,
     n_steps,
     step_and_zero,
     steps_and_zeros,
+    tune_ends,
     tune_range,
 )
 from autocompress.errors import CompressionError
 
 EXPORT_STEPS = 255  # OpenVINO keeps integer kernels for inputs of 256 levels (facts: openvino-cpu.md, trap 2)
+_ExportConstants = tuple[Tensor, Tensor, tuple[Tensor, Tensor]] | tuple[float, int, tuple[float, float]]
 _SMALLEST_WIDTH, _LARGEST = 1e-30, 1e30  # steps of such ranges, and their inverses, are normal float32 numbers
 
 
@@ -99,13 +101,17 @@ class LearnedRange(Exportable):
         """Whether the range has values below 0."""
         return bool((self.initial_low < 0).any())
 
-    def tuned_range(self) -> tuple[Tensor, Tensor]:
-        """Ends of the range with 0.0 exactly on the grid, of the shape of the range."""
+    def learned_range(self) -> tuple[Tensor, Tensor]:
+        """Ends of the range, of its shape; 0.0 need not be on the grid."""
         log_low, log_high = self._log_ends()
         low, high = self.initial_low * log_low.exp(), self.initial_high * log_high.exp()
         if self.gradient_scale != 1.0:
             low, high = (scale_gradient(end, self.gradient_scale) for end in (low, high))
-        return tune_range(low, high, self.bits)
+        return low, high
+
+    def tuned_range(self) -> tuple[Tensor, Tensor]:
+        """Ends of the range with 0.0 exactly on the grid, of the shape of the range."""
+        return tune_range(*self.learned_range(), self.bits)
 
     def _log_ends(self) -> tuple[Tensor, Tensor]:
         return self.log_high if self.log_low is None else self.log_low, self.log_high
@@ -134,21 +140,32 @@ class InputQuantizer(LearnedRange):
         gradient_scale: float = 1.0,
     ) -> None:
         super().__init__(bits, shape, symmetric=symmetric, gradient_scale=gradient_scale)
-        self._constants: tuple[Tensor, Tensor] | None = None
+        self._constants: _ExportConstants | None = None
         self.register_buffer("smoothing", None if smoothed_shape is None else torch.ones(smoothed_shape))
 
     def start_export(self) -> None:
         """Switch to the export form; an uncalibrated quantizer passes its input through there too."""
         super().start_export()
-        self._constants = self.step_and_zero() if self.calibrated else None
+        self._constants = self._export_constants() if self.calibrated else None
+
+    def _export_constants(self) -> _ExportConstants:
+        """Numbers where there is one range, since exporters don't take numbers from tensors while they trace."""
+        scale, zero = self.step_and_zero()
+        ends = (-zero * scale, (n_steps(self.bits) - zero) * scale)
+        # a signed grid stays symmetric, since transposed convolutions have no integer kernels for other inputs
+        exported = torch.where(zero > 0, EXPORT_STEPS // 2 + 1, zero) if self.symmetric else zero
+        if scale.dim():
+            return scale, exported, ends
+        return float(scale), int(exported), (float(ends[0]), float(ends[1]))
 
     def step_and_zero(self) -> tuple[Tensor, Tensor]:
         """Steps of the grid and the indices of 0.0 on it, of the shape of the range."""
-        low, high = (end.detach() for end in self.tuned_range())
+        low, high = (end.detach() for end in self.learned_range())
         if low.dim() == 0:
-            scale, zero = step_and_zero(float(low), float(high), n_steps(self.bits))
+            tuned_low, tuned_high, _ = tune_ends(float(low), float(high), self.bits)
+            scale, zero = step_and_zero(tuned_low, tuned_high, n_steps(self.bits))
             return torch.tensor(scale), torch.tensor(float(zero))
-        return steps_and_zeros(low, high, n_steps(self.bits))
+        return steps_and_zeros(*tune_range(low, high, self.bits), n_steps(self.bits))
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` on the grid, same shape; divided by the smoothing first, where there is one."""
@@ -158,22 +175,19 @@ class InputQuantizer(LearnedRange):
             return self._export(x)
         if not self.enabled or not self.calibrated:
             return x
-        low, high = (_with_axes(end, x) for end in self.tuned_range())
-        return fake_quantize_asymmetric(x, low, high, self.bits)
+        low, high = (_with_axes(end, x) for end in self.learned_range())
+        return fake_quantize_learned(x, low, high, self.bits)
 
     def _export(self, x: Tensor) -> Tensor:
         if self._constants is None:
             return x
-        scale, zero = self._constants
+        scale, zero, ends = self._constants
         if self.bits < 8:  # the same step, more levels than are used: numerically equal, and stays in integer kernels
-            ends = (-zero * scale, (n_steps(self.bits) - zero) * scale)
-            x = x.clamp(*(float(end) for end in ends)) if scale.dim() == 0 else x.clamp(*ends)
-        if scale.dim() == 0:
-            return torch.fake_quantize_per_tensor_affine(x, float(scale), int(zero), 0, EXPORT_STEPS)
-        axis = x.dim() - scale.dim()
-        return torch.fake_quantize_per_channel_affine(
-            x, scale.flatten(), zero.flatten().to(torch.int32), axis, 0, EXPORT_STEPS
-        )
+            x = x.clamp(*ends)
+        if isinstance(scale, float):
+            return torch.fake_quantize_per_tensor_affine(x, scale, int(zero), 0, EXPORT_STEPS)
+        axis, zeros = x.dim() - scale.dim(), zero.flatten().to(torch.int32)  # type: ignore[union-attr]
+        return torch.fake_quantize_per_channel_affine(x, scale.flatten(), zeros, axis, 0, EXPORT_STEPS)
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:

@@ -6,6 +6,8 @@ converted to i8 first does not (facts: openvino-cpu.md, trap 4). A layer with fl
 for compressed weights only where the constant is converted straight to f32, in groups of a third axis if there are any.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import openvino
 from openvino import Type
@@ -79,11 +81,7 @@ def _pack_for_integer_kernel(convert: openvino.Node, layers: list[openvino.Node]
         return 0
     if np.abs(values - zero).max(initial=0) > 127:
         return _subtract_zero_points(last, values - zero, layers)
-    lowest = min(0, int(values.min(initial=0)))
-    bits = int(values.max(initial=0) - lowest).bit_length()
-    if last is convert and lowest < 0:  # a symmetric grid: half of its steps is the zero point
-        bits = int(np.abs(values).max()).bit_length() + 1
-        lowest = 1 - 2 ** (bits - 1)
+    lowest, bits = _span(values, _next(last).input_value(1).get_shape(), last is convert)
     if bits > _NARROW:
         if last is convert:
             return 0
@@ -93,6 +91,19 @@ def _pack_for_integer_kernel(convert: openvino.Node, layers: list[openvino.Node]
         integers = ops.subtract(narrow, ops.constant((zero - lowest).astype(np.int8)))
     _replace(last, ops.convert(integers, "f32"))
     return 1
+
+
+def _span(values: Integers, shape_of_steps: Sequence[int], no_zero_points: bool) -> tuple[Integers, int]:
+    """What is subtracted from `values` so that few bits hold them: one value, or one a channel if that saves bits."""
+    lowest = np.array(min(0, int(values.min(initial=0))), np.int16)
+    bits = int(values.max(initial=0) - lowest).bit_length()
+    if no_zero_points and lowest < 0:  # a symmetric grid: half of its steps is the zero point
+        bits = int(np.abs(values).max()).bit_length() + 1
+        lowest = np.array(1 - 2 ** (bits - 1), np.int16)
+    shared = tuple(axis for axis, n in enumerate(shape_of_steps) if n == 1 and len(shape_of_steps) == values.ndim)
+    of_channels = values.min(axis=shared, keepdims=True)
+    bits_of_channels = int((values - of_channels).max()).bit_length()
+    return (of_channels, bits_of_channels) if bits_of_channels < bits else (lowest, bits)
 
 
 def _zero_point(convert: openvino.Node) -> tuple[openvino.Node, Integers | None]:

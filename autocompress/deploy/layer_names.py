@@ -68,7 +68,7 @@ def _stored_directions(op: openvino.Node, transposed: bool) -> Directions | None
         return None
     is_float = node.get_element_type() in (Type.f32, Type.f16)
     values = np.array(node.data if is_float else unpack_constant(node), np.float32) - zero
-    if op.get_type_name().startswith("Group"):
+    if op.get_type_name().startswith("Group") and values.ndim == len(op.get_input_partial_shape(1)):
         values = values.reshape(-1, *values.shape[2:])
     return _directions(values, int(transposed))
 

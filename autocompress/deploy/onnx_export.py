@@ -52,6 +52,8 @@ def write_onnx(
     if dynamic_batch:
         tensors, shapes = _batched(dict(zip(names, tensors, strict=True)))
     program = _export(FlatModule(module, example_input).eval(), tensors, names, shapes)
+    if dynamic_batch:
+        _check_symbolic(program.model)
     named = {name: _initializer_names(module, name) for name in weights}
     lay_out_transposed(program.model, {initializer for initializers in named.values() for initializer in initializers})
     with _quiet():
@@ -135,6 +137,20 @@ def _batched(inputs: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], Any]:
         torch.cat([tensor] * _TRACED_BATCH) if len(tensor) < _TRACED_BATCH else tensor for tensor in inputs.values()
     )
     return tensors, (tuple({0: batch} for _ in tensors),)
+
+
+def _check_symbolic(model: ir.Model) -> None:
+    """Check that the exporter has kept the batch symbolic.
+
+    Raises:
+        DeployError: The model works for one batch only.
+    """
+    for value in model.graph.inputs:
+        if value.shape is not None and isinstance(value.shape[0], int):
+            raise DeployError(
+                f"a dynamic batch needs a model for any number of samples, but its forward fixes that of "
+                f"{value.name} to {value.shape[0]}; write -1 or x.shape[0] there, or export a fixed batch"
+            )
 
 
 def _initializer_names(module: nn.Module, layer: str) -> list[str]:

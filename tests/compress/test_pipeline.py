@@ -26,9 +26,7 @@ def compressed(net: Net, **layer: int) -> CompressedModel:
     model, x = net.build(), net.inputs()
     graph = inspect_model(model, x)
     bits = LayerRecipe(**{"weight_bits": 4, "activation_bits": 8, **layer})
-    recipe = Recipe(
-        layers=uniform_recipe(graph, bits).layers, pruning={group.name: 0.4 for group in graph.prunable}
-    )
+    recipe = Recipe(layers=uniform_recipe(graph, bits).layers, pruning={group.name: 0.4 for group in graph.prunable})
     result = compress(model, graph, recipe, x)
     calibrate(result.module, net.batches())
     return result
@@ -65,7 +63,9 @@ def test_frozen_weights_compute_the_same_and_lie_on_their_grid(name: str) -> Non
     for layer, integer in integers.items():
         assert integer.indices.abs().max() <= 7
         weight = frozen.get_submodule(layer).weight
-        steps = integer.scale.reshape([-1 if axis == integer.layout.channel_axis else 1 for axis in range(weight.dim())])
+        steps = integer.scale.reshape(
+            [-1 if axis == integer.layout.channel_axis else 1 for axis in range(weight.dim())]
+        )
         assert torch.allclose(weight, integer.indices * steps, rtol=1e-5)
 
 

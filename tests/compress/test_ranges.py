@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from autocompress.compress.grids import fake_quantize_asymmetric, tune_range
+from autocompress.compress.histogram import sampling_step
 from autocompress.compress.ranges import OUTLIERS, RANGE_ESTIMATORS, RangeEstimator, range_estimator
 from autocompress.errors import CompressionError
 

@@ -14,6 +14,7 @@ from autocompress.compress import CompressedModel, calibrate, compress, paramete
 from autocompress.errors import TaskError, TrainingError
 from autocompress.graph import inspect_model
 from autocompress.recipe import LayerRecipe, Recipe
+from autocompress.space import uniform_recipe
 from autocompress.task import TensorBatches, call, flatten
 from autocompress.train import FinetuneSettings, finetune
 from tests.nets import NETS
@@ -25,7 +26,7 @@ def compressed(name: str = "residual", bits: int = 4) -> CompressedModel:
     net = NETS[name]
     model, x = net.build(), net.inputs()
     graph = inspect_model(model, x)
-    layers = {layer.name: LayerRecipe(weight_bits=bits, activation_bits=8) for layer in graph.compressible}
+    layers = uniform_recipe(graph, LayerRecipe(weight_bits=bits, activation_bits=8)).layers
     result = compress(model, graph, Recipe(layers=layers), x)
     calibrate(result.module, net.batches())
     return result
@@ -182,7 +183,7 @@ def test_training_lowers_the_loss(distillation: float) -> None:
     teacher = NETS["mlp"].build()
     finetune(teacher, [], teacher, [(x, y)], cross_entropy, FinetuneSettings(100, learning_rate=0.02, distillation=0.0))
     graph = inspect_model(teacher, x[:1])
-    layers = {layer.name: LayerRecipe(weight_bits=3, activation_bits=4) for layer in graph.compressible}
+    layers = uniform_recipe(graph, LayerRecipe(weight_bits=3, activation_bits=4)).layers
     model = compress(teacher, graph, Recipe(layers=layers), x[:1])
     calibrate(model.module, [(x, y)])
 
