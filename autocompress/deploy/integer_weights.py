@@ -35,8 +35,9 @@ def pack_weights(model: openvino.Model) -> int:
     """
     n_packed = 0
     for op in model.get_ordered_ops():
+        _merge_scales(op)
+    for op in model.get_ordered_ops():
         if _converts_integers(op):
-            _round_zero_points(op)
             layers = _layers(op)
             if any(_reads_integers(layer) for layer in layers):
                 n_packed += _pack_for_integer_kernel(op, layers)
@@ -44,6 +45,24 @@ def pack_weights(model: openvino.Model) -> int:
                 n_packed += _split_groups(op)
     model.validate_nodes_and_infer_types()
     return n_packed
+
+
+def _merge_scales(op: openvino.Node) -> None:
+    """Make one of two constants of one shape that multiply a weight: its step, and a batch norm's factor behind it."""
+    if not _scales_by_constant(op) or not _scales_by_constant(first := op.input_value(0).get_node()):
+        return
+    constants = [node.input_value(1).get_node() for node in (first, op)]
+    if len(first.output(0).get_target_inputs()) == 1 and constants[0].shape == constants[1].shape:
+        merged = ops.constant(np.array(constants[0].data * constants[1].data))
+        op.input(0).replace_source_output(first.input_value(0))
+        op.input(1).replace_source_output(merged.output(0))
+
+
+def _scales_by_constant(op: openvino.Node) -> bool:
+    if op.get_type_name() != "Multiply":
+        return False
+    source = op.input_value(1).get_node()
+    return bool(source.get_type_name() == "Constant" and source.get_element_type() == Type.f32)
 
 
 def _converts_integers(op: openvino.Node) -> bool:
@@ -117,13 +136,6 @@ def _zero_point(convert: openvino.Node) -> tuple[openvino.Node, Integers | None]
     zero = np.array(source.data)
     whole = np.round(zero)
     return reader, whole.astype(np.int16) if np.abs(zero - whole).max(initial=0) < 1e-3 else None
-
-
-def _round_zero_points(convert: openvino.Node) -> None:
-    """Make zero points whole: the converter leaves 2.9999998, and kernels for compressed weights cut that to 2."""
-    last, zero = _zero_point(convert)
-    if last is not convert and zero is not None:
-        last.input(1).replace_source_output(ops.constant(zero.astype(np.float32)).output(0))
 
 
 def _subtract_zero_points(last: openvino.Node, differences: Integers, layers: list[openvino.Node]) -> int:

@@ -72,7 +72,8 @@ def _calibration(node: Node | None) -> Calibration:
     try:
         return Calibration.model_validate({key: entry.value for key, entry in entries.items()})
     except ValidationError as error:
-        raise node.error(f"calibration: {first_problem(error)}.") from None
+        where = entries[str(error.errors()[0]["loc"][0])]
+        raise where.error(f"calibration.{first_problem(error)}.") from None
 
 
 def _layer_rule(node: Node) -> LayerRule:

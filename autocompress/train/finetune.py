@@ -128,7 +128,7 @@ def _optimizer(model: nn.Module, ranges: list[nn.Parameter], settings: FinetuneS
     groups = [group for group in groups if group["params"]]
     if not groups:
         raise TrainingError("nothing can be trained: every parameter is frozen; call model.requires_grad_(True)")
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
 
 
 def _total_loss(

@@ -3,6 +3,7 @@
 import pytest
 
 from autocompress.errors import SearchSpaceError
+from autocompress.recipe import Calibration
 from autocompress.space.reading import read_space
 from autocompress.space.search_space import Ignored, LayerRule, PruningRule
 
@@ -23,6 +24,9 @@ pruning:
 ignored:
   - head
   - "type:Embedding"
+calibration:
+  rounding: gptq
+  smoothing: 0.5
 """
 
 LAYER = 'description: d\nlayers:\n  - match: "*"\n'
@@ -61,6 +65,13 @@ BROKEN = [  # id, text, line, what the message holds
     ("nothing ignored", LAYER + "    weight_bits: [32]\nignored: []\n", 5, ["ignored must have at least one entry"]),
     ("ignored as a name", LAYER + "    weight_bits: [32]\nignored: stem\n", 5, ["ignored must be a list", "'stem'"]),
     ("a number ignored", LAYER + "    weight_bits: [32]\nignored:\n  - a\n  - 7\n", 7, ["must be a string", "got 7"]),
+    (
+        "no such rounding",
+        LAYER + "    weight_bits: [32]\ncalibration:\n  rounding: up\n",
+        6,
+        ["rounding", "'gptq'", "'up'"],
+    ),
+    ("no such setting", LAYER + "    weight_bits: [32]\ncalibration:\n  round: gptq\n", 6, ["rounding"]),
     ("only ignored", "description: d\nignored: [a]\n", 1, ["must have layers or pruning"]),
     ("a number as pattern", "description: d\nlayers:\n  - match: 0\n", 3, ["match must be a string", 'mean "0"?']),
     ("no weight_bits", LAYER + "    activation_bits: [8]\n", 3, ["must have weight_bits"]),
@@ -101,6 +112,7 @@ def test_a_right_file_is_read_with_every_rule_and_its_line() -> None:
         LayerRule("Linear", "type", weight_bits=(32,), activation_bits=(), where=""),
         LayerRule(".*(key|query)", "regex", weight_bits=(4,), activation_bits=(8,), where=""),
     )
+    assert space.calibration == Calibration(rounding="gptq", smoothing=0.5)
     assert space.ignored == (Ignored("head", where=""), Ignored("type:Embedding", where=""))
     assert space.pruning == (PruningRule("*", pruning_ratio=(0.0, 0.5), where=""),)
     places = [entry.where for entry in (*space.layers, *space.pruning, *space.ignored)]
