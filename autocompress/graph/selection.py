@@ -22,11 +22,13 @@ def select_layers(graph: ModelGraph, patterns: Iterable[str]) -> tuple[str, ...]
     - `re:` and a regular expression that the whole name matches, as `re:encoder\.[0-3]\..*`;
     - `type:` and the name of a class, as `type:Conv2d`.
 
+    A string counts as one pattern.
+
     Raises:
         GraphError: A pattern matches no layer, or is not a valid regular expression.
     """
     chosen: set[str] = set()
-    for pattern in patterns:
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
         matches = _matcher(pattern)
         found = {layer.name for layer in graph.layers if matches(layer)}
         if not found:
