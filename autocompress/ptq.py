@@ -1,6 +1,6 @@
 """Quantization without training, in one call."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -11,7 +11,7 @@ from autocompress.graph import inspect_model
 from autocompress.measure import default_weight_bits
 from autocompress.recipe import FLOAT_BITS, INTEGER_BITS, Calibration, LayerRecipe
 from autocompress.space import uniform_recipe
-from autocompress.task import Batch
+from autocompress.task import Batch, flatten, split_batch
 
 
 def quantize(
@@ -23,21 +23,21 @@ def quantize(
     activation_bits: int = 8,
     ignored: Iterable[str] = (),
     calibration: Calibration | None = None,
-    n_batches: int | None = None,
+    n_samples: int = 300,
 ) -> CompressedModel:
     """A quantized copy of `model`, set up from data, without training and without labels.
 
     Args:
         model: The FP32 module; never changed.
         example_input: Inputs of one inference.
-        batches: Batches of (inputs, targets); the targets are not used. About 300 samples are enough.
+        batches: Batches of (inputs, targets); the targets are not used.
         weight_bits: 2..8; by default 8, or 7 where products of 8-bit weights saturate on this CPU.
         activation_bits: 2..8, or 32 for float inputs, which makes files smaller and rarely anything faster.
         ignored: Layers that stay float: names, globs, ``re:REGEX`` or ``type:Linear``; a container's name stands for
             all that is in it.
         calibration: How; by default with GPTQ rounding and bias correction below 7 bits, and with smoothing of 0.5 for
             a model with layer norms, whose outputs have outliers.
-        n_batches: How many batches are read; all by default.
+        n_samples: Batches are read until there are as many samples.
 
     Returns:
         The model; `export_form` and `autocompress.deploy.to_openvino` make it an OpenVINO model.
@@ -53,8 +53,18 @@ def quantize(
     layer = LayerRecipe(weight_bits=weight_bits, activation_bits=activation_bits)
     recipe = uniform_recipe(graph, layer, ignored, calibration or default_calibration(model, layer.weight_bits))
     compressed = compress(model, graph, recipe, example_input)
-    calibrate(compressed.module, batches, recipe.calibration, n_batches)
+    calibrate(compressed.module, _until(batches, n_samples), recipe.calibration, n_batches=None)
     return compressed
+
+
+def _until(batches: Iterable[Batch], n_samples: int) -> Iterator[Batch]:
+    """The first of `batches`, until they hold `n_samples` samples."""
+    n = 0
+    for batch in batches:
+        yield batch
+        n += len(flatten(split_batch(batch, "train")[0])[0])
+        if n >= n_samples:
+            break
 
 
 def _check(name: str, bits: int, allowed: tuple[int, ...]) -> None:

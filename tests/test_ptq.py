@@ -143,7 +143,7 @@ def test_a_model_that_does_not_run_is_an_error() -> None:
 def test_only_the_first_batches_are_read() -> None:
     net = NETS["residual"]
     batches, far = net.batches(), [(100 * x, y) for x, y in net.batches()]
-    short = autocompress.quantize(net.build(), net.inputs(), [*batches, *far], n_batches=2)
+    short = autocompress.quantize(net.build(), net.inputs(), [*batches, *far], n_samples=16)
     for name, tensor in autocompress.quantize(net.build(), net.inputs(), batches).state().items():
         assert torch.equal(short.state()[name], tensor), name
     full = autocompress.quantize(net.build(), net.inputs(), [*batches, *far])

