@@ -13,6 +13,9 @@ from autocompress.recipe import FLOAT_BITS, INTEGER_BITS, Calibration, LayerReci
 from autocompress.space import uniform_recipe
 from autocompress.task import Batch, flatten, split_batch
 
+_NARROW = 4  # bits up to which the steps that a symmetric grid wastes cost accuracy
+_EXACT = 7  # bits from which on rounding to nearest is good enough
+
 
 def quantize(
     model: nn.Module,
@@ -31,12 +34,12 @@ def quantize(
         model: The FP32 module; never changed.
         example_input: Inputs of one inference.
         batches: Batches of (inputs, targets); the targets are not used.
-        weight_bits: 2..8; by default 8, or 7 where products of 8-bit weights saturate on this CPU.
+        weight_bits: 2..8; by default 8, or 7 where products of 8-bit weights saturate on this CPU. The grid is
+            asymmetric up to 4 bits with integer inputs, since it uses every step, else symmetric.
         activation_bits: 2..8, or 32 for float inputs, which makes files smaller and rarely anything faster.
         ignored: Layers that stay float: names, globs, ``re:REGEX`` or ``type:Linear``; a container's name stands for
             all that is in it.
-        calibration: How; by default with GPTQ rounding and bias correction below 7 bits, and with smoothing of 0.5 for
-            a model with layer norms, whose outputs have outliers.
+        calibration: How; by default as `default_calibration` says.
         n_samples: Batches are read until there are as many samples.
 
     Returns:
@@ -50,7 +53,12 @@ def quantize(
     _check("weight_bits", weight_bits, INTEGER_BITS)
     _check("activation_bits", activation_bits, (*INTEGER_BITS, FLOAT_BITS))
     graph = inspect_model(model, example_input, with_groups=False)
-    layer = LayerRecipe(weight_bits=weight_bits, activation_bits=activation_bits)
+    is_asymmetric = weight_bits <= _NARROW and activation_bits != FLOAT_BITS
+    layer = LayerRecipe(
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        weight_scheme="asymmetric" if is_asymmetric else "symmetric",
+    )
     recipe = uniform_recipe(graph, layer, ignored, calibration or default_calibration(model, layer.weight_bits))
     compressed = compress(model, graph, recipe, example_input)
     calibrate(compressed.module, _until(batches, n_samples), recipe.calibration, n_batches=None)
@@ -76,12 +84,17 @@ def _check(name: str, bits: int, allowed: tuple[int, ...]) -> None:
 def default_calibration(model: nn.Module, weight_bits: int) -> Calibration:
     """What `quantize` does without being told (measured: reports/benchmarks/quantization.md).
 
-    >>> default_calibration(nn.Linear(2, 2), 4)
-    Calibration(rounding='gptq', bias_correction=True)
+    Below 7 bits weights are rounded with GPTQ, and biases are corrected. In a model with layer norms, whose outputs
+    have outliers, inputs are smoothed instead of correcting biases; not below 7 bits, where weights have no step to
+    spare.
+
+    >>> default_calibration(nn.Linear(2, 2), 4) == Calibration(rounding="gptq", bias_correction=True)
+    True
     """
     has_layer_norm = any(isinstance(module, nn.LayerNorm) for module in model.modules())
+    is_narrow = weight_bits < _EXACT
     return Calibration(
-        rounding="gptq" if weight_bits < 7 else "nearest",
-        bias_correction=weight_bits < 7,
-        smoothing=0.5 if has_layer_norm else 0.0,
+        rounding="gptq" if is_narrow else "nearest",
+        bias_correction=is_narrow and not has_layer_norm,
+        smoothing=0.5 if has_layer_norm and not is_narrow else 0.0,
     )

@@ -15,7 +15,12 @@ REPORT = (ROOT / "reports" / "benchmarks" / "quantization.md").read_text()
 
 
 def fetch(name: str, index: Path, cache: Path) -> subprocess.CompletedProcess[str]:
-    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index), "XDG_CACHE_HOME": str(cache), "PIP_CONFIG_FILE": os.devnull}
+    offline = {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(index),
+        "XDG_CACHE_HOME": str(cache),
+        "PIP_CONFIG_FILE": os.devnull,
+    }
     command = [sys.executable, ROOT / "examples" / "fetch.py", name]
     return subprocess.run(command, env=os.environ | offline, capture_output=True, text=True)
 

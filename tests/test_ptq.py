@@ -256,3 +256,21 @@ def test_quantized_models_keep_the_structure_of_their_outputs() -> None:
     with torch.no_grad():
         outputs = compressed.module(**net.inputs(2))
     assert list(outputs) == ["logits", "joined"] and len(flatten(outputs)) == 2
+
+
+@pytest.mark.parametrize(
+    ("net", "bits", "expected"),
+    [
+        pytest.param("residual", 8, Calibration(), id="8 bits"),
+        pytest.param("residual", 4, Calibration(rounding="gptq", bias_correction=True), id="4 bits"),
+        pytest.param("encoder", 7, Calibration(smoothing=0.5), id="layer norm"),
+        pytest.param("encoder", 4, Calibration(rounding="gptq"), id="layer norm, 4 bits"),
+    ],
+)
+def test_the_calibration_suits_bits_and_model(net: str, bits: int, expected: Calibration) -> None:
+    assert quantize(net, weight_bits=bits).recipe.calibration == expected
+
+
+def test_up_to_4_bits_the_grid_is_asymmetric() -> None:
+    schemes = [quantize("mlp", weight_bits=bits).recipe.layers["0"].weight_scheme for bits in (3, 4, 5)]
+    assert schemes == ["asymmetric", "asymmetric", "symmetric"]
