@@ -1,12 +1,13 @@
 """Putting quantizers on layers and taking them off: parametrizations of weights, hooks on inputs."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.utils.hooks import RemovableHandle
 
 from autocompress.compress.binarization import ActivationBinarizer, WeightBinarizer
 from autocompress.compress.quantization import Exportable, InputQuantizer
@@ -140,3 +141,12 @@ def with_bias(layer: nn.Module) -> None:
     """Give `layer`, a Linear layer or a convolution, a bias of zeros if it has none."""
     if layer.bias is None:
         layer.bias = nn.Parameter(torch.zeros(int(getattr(layer, "out_features", 0) or layer.out_channels)))
+
+
+def run_with(hooks: Iterable[RemovableHandle], run: Callable[[], None]) -> None:
+    """Run, and remove the hooks whatever happens."""
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from autocompress.compress.attaching import quantized_weights
+from autocompress.compress.attaching import quantized_weights, run_with
 
 
 def correct_biases(module: nn.Module, run_float: Callable[[], None], run_quantized: Callable[[], None]) -> None:
@@ -79,9 +79,4 @@ def _watch(
     def hook(layer: nn.Module, _inputs: object, output: Tensor) -> Tensor | None:
         return on_output(layer, output)
 
-    handles = [layer.register_forward_hook(hook) for layer in layers]
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_with([layer.register_forward_hook(hook) for layer in layers], run)

@@ -15,6 +15,7 @@ from autocompress.compress.attaching import (
     original_weight,
     parameter_uses,
     quantized_weights,
+    run_with,
     weight_before,
 )
 from autocompress.compress.bias_correction import correct_biases
@@ -93,7 +94,7 @@ def _set_input_ranges(model: nn.Module, run: Callable[[], None], name: str) -> N
         estimators[quantizer] = _estimator(quantizer, name)
         handles.append(quantizer.register_forward_hook(_observer(estimators[quantizer], readers[0][0])))
     with switched_off(model, *{type(quantizer) for quantizer in estimators}):
-        _run_with(handles, run)
+        run_with(handles, run)
     for quantizer, estimator in estimators.items():
         if estimator.n_batches:
             low, high = estimator.ends()
@@ -144,7 +145,7 @@ def _round(model: nn.Module, run: Callable[[], None]) -> None:
     if not hessians:
         return
     with switched_off(model, WeightQuantizer, InputQuantizer):
-        _run_with(handles, run)
+        run_with(handles, run)
     for layer, hessian in hessians.items():
         with naming(names[layer]):
             _round_one(layer, hessian)
@@ -160,10 +161,9 @@ def _accumulator(hessian: InputHessian, name: str) -> Any:
 
 def _round_one(layer: nn.Module, hessian: InputHessian) -> None:
     """Put the weight of `layer` on its grid; a layer that was not called keeps its weight."""
-    if not hessian.n_vectors:
-        return
     quantizer, weight = attached_weight(layer), original_weight(layer)
-    assert isinstance(quantizer, WeightQuantizer) and weight is not None
+    if not hessian.n_vectors or not isinstance(quantizer, WeightQuantizer) or weight is None:
+        return
     scale, zero, low, high = quantizer.grid()
     scales, zeros = (t.expand(quantizer.layout.rows(weight).shape).reshape(weight.shape) for t in (scale, zero))
     indices = round_layer(layer, weight.detach(), hessian.hessian(), scales, zeros, low, high)
@@ -177,11 +177,3 @@ def _correct_biases(model: nn.Module, run: Callable[[], None]) -> None:
             run()
 
     correct_biases(model, run_float, run)
-
-
-def _run_with(handles: list[Any], run: Callable[[], None]) -> None:
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()

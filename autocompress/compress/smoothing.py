@@ -7,11 +7,12 @@ every channel a range of its own, as cross-layer equalization does (Nagel et al.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autocompress.compress.attaching import has_own_weight, input_readers, original_weight, parameter_uses
+from autocompress.compress.attaching import has_own_weight, input_readers, original_weight, parameter_uses, run_with
 from autocompress.compress.quantization import InputQuantizer
 
 _SMALLEST, _LARGEST = 1e-4, 1e4  # smoothing beyond this would leave float32 little to compute with
@@ -96,29 +97,19 @@ def _for_weight(layer: nn.Module, weight: Tensor, factors: Tensor) -> Tensor:
 def _largest_inputs(quantizers: list[InputQuantizer], run: Callable[[], None]) -> dict[InputQuantizer, Tensor]:
     found: dict[InputQuantizer, Tensor] = {}
 
-    def watch(quantizer: nn.Module, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
-        assert isinstance(quantizer, InputQuantizer) and quantizer.smoothing is not None
-        x = inputs[0].detach().abs()
-        channel_axis = x.dim() - quantizer.smoothing.dim()
-        largest = x.movedim(channel_axis, 0).flatten(1).amax(dim=1) / quantizer.smoothing.flatten()
+    def watch(quantizer: Any, inputs: tuple[Tensor, ...], _output: Tensor) -> None:
+        x, smoothing = inputs[0].detach().abs(), quantizer.smoothing
+        largest = x.movedim(x.dim() - smoothing.dim(), 0).flatten(1).amax(dim=1) / smoothing.flatten()
         found[quantizer] = torch.maximum(found[quantizer], largest) if quantizer in found else largest
 
-    handles = [quantizer.register_forward_hook(watch) for quantizer in quantizers]
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_with([quantizer.register_forward_hook(watch) for quantizer in quantizers], run)
     return found
 
 
 def _own_weight(layer: nn.Module) -> Tensor:
-    if hasattr(layer, "parametrizations"):
-        original = original_weight(layer)
-        assert original is not None
-        return original
+    original = original_weight(layer) if hasattr(layer, "parametrizations") else None
     weight: Tensor = layer.weight  # type: ignore[assignment]
-    return weight
+    return weight if original is None else original
 
 
 def _is_transposed(layer: nn.Module) -> bool:
