@@ -112,7 +112,7 @@ BAD = [
     pytest.param(
         f"compress {TINY} --recipe FILE.yaml --out OUT",
         "layers: {'0': {weight_bits: 9}}",
-        "must be one of 2..8, 32 (float) or 1 (binary), but got 9",
+        r"must be one of 2\.\.8, 32 \(float\) or 1 \(binary\), but got 9",
         id="bits unknown",
     ),
     pytest.param(

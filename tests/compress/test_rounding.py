@@ -1,5 +1,7 @@
 """Rounding by the inputs, against Optimal Brain Quantization and coordinate descent written out in numpy."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -242,7 +244,9 @@ LAYERS = {
 @pytest.mark.parametrize(("layer", "shape"), LAYERS.values(), ids=LAYERS.keys())
 def test_the_output_of_a_rounded_layer_is_closer_than_of_nearest(layer, shape, scale_a_channel):
     x = random(*shape).float().cumsum(-1)
-    weight = layer.weight.detach()
+    weight = 0.1 * random(*layer.weight.shape, seed=1).float()
+    layer = copy.deepcopy(layer)
+    layer.weight.data.copy_(weight)
     largest = weight.flatten(1).abs().amax(1).reshape(-1, *[1] * (weight.dim() - 1))
     scale = (largest if scale_a_channel else weight.abs().max()) / 7
     statistics = InputHessian(layer)
