@@ -22,8 +22,27 @@ def output_axis(layer: nn.Module) -> int:
     return 1 if isinstance(layer, _TRANSPOSED) else 0
 
 
-def attach_weight(layer: nn.Module, quantizer: Exportable) -> None:
-    """Make `quantizer` the last link of the chain on the weight of `layer`."""
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight of `layer`, as the end of its chain gives it; torch types it as a tensor or a module."""
+    weight = layer.weight
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"the weight of a layer must be a tensor, but got {type(weight).__name__}")
+    return weight
+
+
+def chain_of(layer: nn.Module) -> parametrize.ParametrizationList:
+    """What stands before the weight of `layer`, which must be parametrized."""
+    chains = layer.parametrizations
+    if not isinstance(chains, nn.ModuleDict):
+        raise TypeError(f"parametrizations must be a ModuleDict, but got {type(chains).__name__}")
+    chain = chains["weight"]
+    if not isinstance(chain, parametrize.ParametrizationList):
+        raise TypeError(f"a chain must be a ParametrizationList, but got {type(chain).__name__}")
+    return chain
+
+
+def attach_weight(layer: nn.Module, quantizer: nn.Module) -> None:
+    """Make `quantizer`, or a mask, the last link of the chain on the weight of `layer`."""
     if parametrize.is_parametrized(layer):
         _own_class(layer)
     parametrize.register_parametrization(layer, "weight", quantizer)
@@ -45,7 +64,7 @@ def attached_weight(layer: nn.Module) -> WeightQuantizer | WeightBinarizer | Non
     """The quantizer at the end of the chain on the weight of `layer`."""
     if not parametrize.is_parametrized(layer, "weight"):
         return None
-    last = layer.parametrizations["weight"][-1]  # type: ignore[index]
+    last = chain_of(layer)[-1]
     return last if isinstance(last, WeightQuantizer | WeightBinarizer) else None
 
 
@@ -69,7 +88,7 @@ def input_readers(module: nn.Module) -> dict[Exportable, list[tuple[str, nn.Modu
 
 def original_weight(layer: nn.Module) -> nn.Parameter | None:
     """The parameter that only the quantizer stands before; None where another parametrization is in between."""
-    chain: nn.Module = layer.parametrizations["weight"]  # type: ignore[index,assignment]
+    chain = chain_of(layer)
     originals = list(chain.parameters(recurse=False))
     return originals[0] if len(list(chain.children())) == 1 and len(originals) == 1 else None
 
@@ -92,8 +111,7 @@ def weight_before(layer: nn.Module) -> Tensor:
     try:
         if quantizer is not None:
             quantizer.enabled = False
-        weight: Tensor = layer.weight  # type: ignore[assignment]
-        return weight.detach()
+        return weight_of(layer).detach()
     finally:
         if quantizer is not None:
             quantizer.enabled = enabled
@@ -132,7 +150,7 @@ def _own_class(layer: nn.Module) -> None:
 
 def _untie(layer: nn.Module) -> None:
     """Give a parametrized layer its own copy of the weight, since removal writes the quantized values into it."""
-    originals: nn.Module = layer.parametrizations["weight"]  # type: ignore[index,assignment]
+    originals = chain_of(layer)
     for name, parameter in list(originals.named_parameters(recurse=False)):
         setattr(originals, name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from autocompress.compress.attaching import quantized_weights, run_with
+from autocompress.compress.attaching import quantized_weights, run_with, weight_of
 
 
 def correct_biases(module: nn.Module, run_float: Callable[[], None], run_quantized: Callable[[], None]) -> None:
@@ -61,8 +61,7 @@ def _channel_axis(layer: nn.Module, output: Tensor) -> int:
     """Axis of the channels: the last of a Linear layer, of a convolution the one before its spatial axes."""
     if isinstance(layer, nn.Linear):
         return output.dim() - 1
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    return output.dim() - weight.dim() + 1
+    return output.dim() - weight_of(layer).dim() + 1
 
 
 def _along_channels(layer: nn.Module, output: Tensor, values: Tensor) -> Tensor:

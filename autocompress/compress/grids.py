@@ -36,6 +36,12 @@ def activation_limits(bits: int, *, signed: bool) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), weight_limit(bits)) if signed else (0, n_steps(bits))
 
 
+def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    """What `function`, which torch leaves untyped, computes."""
+    result: Tensor = function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return result
+
+
 def fake_quantize_symmetric(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
     """Round to a symmetric grid and back: ``scale * round(clamp(x / scale, low, high))``.
 
@@ -51,7 +57,7 @@ def fake_quantize_symmetric(x: Tensor, scale: Tensor, low: int, high: int) -> Te
     Returns:
         Tensor of the shape of `x`.
     """
-    return _FakeQuantizeSymmetric.apply(x, scale, low, high)  # type: ignore[no-any-return, no-untyped-call]
+    return _apply(_FakeQuantizeSymmetric, x, scale, low, high)
 
 
 def tune_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -118,7 +124,7 @@ def fake_quantize_learned(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Te
         Tensor of the shape of `x`.
     """
     if low.dim() == 0:
-        return _FakeQuantizeAsymmetric.apply(x, low, high, bits)  # type: ignore[no-any-return, no-untyped-call]
+        return _apply(_FakeQuantizeAsymmetric, x, low, high, bits)
     return fake_quantize_asymmetric(x, *tune_range(low, high, bits), bits)
 
 
@@ -137,7 +143,7 @@ def fake_quantize_asymmetric(x: Tensor, low: Tensor, high: Tensor, bits: int) ->
     Returns:
         Tensor of the shape of `x`.
     """
-    return _FakeQuantizeChannels.apply(x, low, high, n_steps(bits))  # type: ignore[no-any-return, no-untyped-call]
+    return _apply(_FakeQuantizeChannels, x, low, high, n_steps(bits))
 
 
 def step_and_zero(low: float, high: float, steps: int) -> tuple[float, int]:

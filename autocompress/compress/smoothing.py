@@ -12,7 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autocompress.compress.attaching import has_own_weight, input_readers, original_weight, parameter_uses, run_with
+from autocompress.compress.attaching import (
+    has_own_weight,
+    input_readers,
+    original_weight,
+    parameter_uses,
+    run_with,
+    weight_of,
+)
 from autocompress.compress.quantization import InputQuantizer
 
 _SMALLEST, _LARGEST = 1e-4, 1e4  # smoothing beyond this would leave float32 little to compute with
@@ -108,8 +115,7 @@ def _largest_inputs(quantizers: list[InputQuantizer], run: Callable[[], None]) -
 
 def _own_weight(layer: nn.Module) -> Tensor:
     original = original_weight(layer) if hasattr(layer, "parametrizations") else None
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    return weight if original is None else original
+    return weight_of(layer) if original is None else original
 
 
 def _is_transposed(layer: nn.Module) -> bool:
