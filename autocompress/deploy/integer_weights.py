@@ -51,6 +51,8 @@ def _merge_scales(op: openvino.Node) -> None:
     """Make one of two constants of one shape that multiply a weight: its step, and a batch norm's factor behind it."""
     if not _scales_by_constant(op) or not _scales_by_constant(first := op.input_value(0).get_node()):
         return
+    if first.input_value(0).get_node().get_type_name() not in ("Convert", "Subtract"):  # a product of activations
+        return
     constants = [node.input_value(1).get_node() for node in (first, op)]
     if len(first.output(0).get_target_inputs()) == 1 and constants[0].shape == constants[1].shape:
         merged = ops.constant(np.array(constants[0].data * constants[1].data))
