@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autocompress.recipe import FLOAT_BITS, Calibration, LayerRecipe, Recipe
+from autocompress.recipe import FLOAT_BITS, Calibration, Importance, LayerRecipe, Recipe, Sparsification
 
 Choice = int | float
 Choose = Callable[[str, tuple[Choice, ...]], Any]
@@ -13,15 +13,29 @@ Choose = Callable[[str, tuple[Choice, ...]], Any]
 
 @dataclass(frozen=True)
 class LayerChoices:
-    """Choices for the weights of the layer `name`: widths of 2..8 or 32 bits, at least one, without repetition."""
+    """Choices for the weights of the layer `name`; of each at least one, without repetition.
+
+    Args:
+        name: Dotted name.
+        weight_bits: Widths of 2..8 or 32 bits.
+        sparsity: Fractions of zero weights, in [0, 1).
+        rank_ratio: Fractions of the largest rank that are kept, in (0, 1].
+    """
 
     name: str
     weight_bits: tuple[int, ...]
+    sparsity: tuple[float, ...] = (0.0,)
+    rank_ratio: tuple[float, ...] = (1.0,)
 
     @property
     def parameter(self) -> str:
-        """Name of the parameter."""
+        """Name of the parameter for the bits."""
         return f"{self.name}/weight_bits"
+
+    @property
+    def fractions(self) -> dict[str, tuple[float, ...]]:
+        """Choices other than bits, by name of the parameter."""
+        return {f"{self.name}/sparsity": self.sparsity, f"{self.name}/rank_ratio": self.rank_ratio}
 
 
 @dataclass(frozen=True)
@@ -71,18 +85,24 @@ class BoundSpace:
             weights reads exactly one of them, or none if it has weights only, as an Embedding: its
             `activation_bits` stay 32.
         groups: Choices for channel groups, in the order of the model.
+        importance: What says which filters go first.
+        sparsification: How sparse layers get their zeros.
         calibration: How the quantized layers of every recipe are set up from data.
     """
 
     layers: tuple[LayerChoices, ...] = ()
     inputs: tuple[InputChoices, ...] = ()
     groups: tuple[GroupChoices, ...] = ()
+    importance: Importance = "l1"
+    sparsification: Sparsification = Sparsification()
     calibration: Calibration = Calibration()
 
     @property
     def parameters(self) -> Mapping[str, tuple[Choice, ...]]:
         """Choices by name of parameter, at least two each, in the order in which `suggest` asks."""
-        every: dict[str, tuple[Choice, ...]] = {weights.parameter: weights.weight_bits for weights in self.layers}
+        every: dict[str, tuple[Choice, ...]] = {}
+        for weights in self.layers:
+            every |= {weights.parameter: weights.weight_bits, **weights.fractions}
         every |= {tensor.parameter: tensor.activation_bits for tensor in self.inputs}
         every |= {group.parameter: group.pruning_ratio for group in self.groups}
         return {name: choices for name, choices in every.items() if len(choices) > 1}
@@ -93,6 +113,7 @@ class BoundSpace:
         widths = {weights.name: weights.weight_bits for weights in self.layers}
         read = {name for tensor in self.inputs for name in tensor.readers}
         n = math.prod(len(group.pruning_ratio) for group in self.groups)
+        n *= math.prod(len(fractions) for weights in self.layers for fractions in weights.fractions.values())
         n *= math.prod(len(bits) for name, bits in widths.items() if name not in read)
         for tensor in self.inputs:
             n_weights = math.prod(len(widths[name]) for name in tensor.readers)
@@ -111,7 +132,11 @@ class BoundSpace:
         def ask(parameter: str, choices: tuple[Choice, ...]) -> Any:
             return choices[0] if len(choices) == 1 else choose(parameter, choices)
 
-        weight_bits = {weights.name: ask(weights.parameter, weights.weight_bits) for weights in self.layers}
+        weight_bits, fractions = {}, {}
+        for weights in self.layers:
+            weight_bits[weights.name] = ask(weights.parameter, weights.weight_bits)
+            answers = {name.rpartition("/")[2]: ask(name, choices) for name, choices in weights.fractions.items()}
+            fractions[weights.name] = answers
         activation_bits: dict[str, int] = {}
         for tensor in self.inputs:
             integer = [name for name in tensor.readers if weight_bits[name] != FLOAT_BITS]
@@ -119,10 +144,14 @@ class BoundSpace:
                 activation_bits |= dict.fromkeys(integer, ask(tensor.parameter, tensor.activation_bits))
         return Recipe(
             layers={
-                name: LayerRecipe(weight_bits=bits, activation_bits=activation_bits.get(name, FLOAT_BITS))
+                name: LayerRecipe(
+                    weight_bits=bits, activation_bits=activation_bits.get(name, FLOAT_BITS), **fractions[name]
+                )
                 for name, bits in weight_bits.items()
             },
             pruning={group.name: ask(group.parameter, group.pruning_ratio) for group in self.groups},
+            importance=self.importance,
+            sparsification=self.sparsification,
             calibration=self.calibration,
         )
 
@@ -132,7 +161,7 @@ class BoundSpace:
         Exactly the parameters that `suggest` then asks for, in that order; for a recipe that `suggest` can give,
         it gives the same one again. Where `recipe` wants what is not among the choices: a float takes the widest;
         an integer width takes the nearest integer width, of two equally near ones the narrower, and float only if
-        there is nothing else; a `pruning_ratio` takes the nearest, of two equally near ones the lower. Layers and
+        there is nothing else; a fraction takes the nearest, of two equally near ones the lower. Layers and
         groups that the space does not know are ignored. Where the readers of one tensor want different
         `activation_bits`, the first with integer weights decides.
         """
@@ -140,8 +169,8 @@ class BoundSpace:
         values: dict[str, Choice] = {}
 
         def nearest(parameter: str, choices: tuple[Choice, ...]) -> Choice:
-            is_ratio = parameter.endswith("/pruning_ratio")
-            values[parameter] = (_nearest_ratio if is_ratio else nearest_bits)(wanted[parameter], choices)
+            of_bits = parameter.endswith("_bits")
+            values[parameter] = (nearest_bits if of_bits else _nearest_fraction)(wanted[parameter], choices)
             return values[parameter]
 
         self.suggest(nearest)
@@ -154,6 +183,8 @@ class BoundSpace:
 
     def _wanted(self, recipe: Recipe) -> dict[str, Choice]:
         wanted: dict[str, Choice] = {w.parameter: recipe.layer(w.name).weight_bits for w in self.layers}
+        for weights in self.layers:
+            wanted |= {name: getattr(recipe.layer(weights.name), name.rpartition("/")[2]) for name in weights.fractions}
         for tensor in self.inputs:
             readers = [recipe.layer(name) for name in tensor.readers]
             deciding = next((layer for layer in readers if layer.weight_bits != FLOAT_BITS), readers[0])
@@ -173,5 +204,5 @@ def nearest_bits(bits: Choice, choices: Sequence[Choice]) -> Choice:
     return min(integers, key=lambda choice: (abs(choice - bits), choice))
 
 
-def _nearest_ratio(ratio: Choice, choices: Sequence[Choice]) -> Choice:
-    return min(choices, key=lambda choice: (abs(choice - ratio), choice))
+def _nearest_fraction(fraction: Choice, choices: Sequence[Choice]) -> Choice:
+    return min(choices, key=lambda choice: (abs(choice - fraction), choice))

@@ -9,17 +9,18 @@ from typing import Literal
 from autocompress.errors import GraphError, SearchSpaceError
 from autocompress.graph.model_graph import ChannelGroup, Layer, ModelGraph
 from autocompress.graph.selection import select_layers
-from autocompress.recipe import FLOAT_BITS, Calibration
+from autocompress.recipe import FLOAT_BITS, Calibration, Importance, Sparsification
 from autocompress.space.bound_space import BoundSpace, GroupChoices, InputChoices, LayerChoices
 from autocompress.space.yaml_node import did_you_mean
 
 EVERYTHING = "*"
 N_EXAMPLES = 3
+FACTORED_KINDS = ("Linear", "NonDynamicallyQuantizableLinear", "Conv1d", "Conv2d", "Conv3d")
 
 
 @dataclass(frozen=True)
 class LayerRule:
-    """Bits that may be tried on the layers that it matches.
+    """What may be tried on the layers that it matches.
 
     Args:
         pattern: Glob or regular expression on the whole dotted name, upper and lower case distinguished, or the name
@@ -28,6 +29,8 @@ class LayerRule:
         weight_bits: Widths to choose from, each one of 2..8 or 32, without repetition.
         activation_bits: Widths to choose from where the weights are not float; empty where they always are.
         where: Place in the file, ``file:line``; rules that differ in nothing else are equal.
+        sparsity: Fractions of zero weights to choose from, each in [0, 1), without repetition.
+        rank_ratio: Fractions of the rank to choose from, each in (0, 1], without repetition.
     """
 
     pattern: str
@@ -35,6 +38,8 @@ class LayerRule:
     weight_bits: tuple[int, ...]
     activation_bits: tuple[int, ...]
     where: str = field(compare=False)
+    sparsity: tuple[float, ...] = (0.0,)
+    rank_ratio: tuple[float, ...] = (1.0,)
 
     def matches(self, layer: Layer) -> bool:
         """Whether the rule speaks of `layer`."""
@@ -95,7 +100,9 @@ class SearchSpace:
         description: One sentence.
         layers: Rules for layers; a layer without a rule stays float.
         pruning: Rules for channel groups; a group without a rule keeps its filters.
-        ignored: Layers that stay float whatever the rules; they may still lose filters.
+        ignored: Layers that stay float and whole whatever the rules; they may still lose filters.
+        importance: What says which filters go first.
+        sparsification: How sparse layers get their zeros.
         calibration: How the quantized layers of every recipe are set up from data.
     """
 
@@ -104,6 +111,8 @@ class SearchSpace:
     layers: tuple[LayerRule, ...] = ()
     pruning: tuple[PruningRule, ...] = ()
     ignored: tuple[Ignored, ...] = ()
+    importance: Importance = "l1"
+    sparsification: Sparsification = Sparsification()
     calibration: Calibration = Calibration()
 
     def bind(self, graph: ModelGraph) -> BoundSpace:
@@ -129,11 +138,19 @@ class SearchSpace:
             if rule:
                 groups.append(GroupChoices(group.name, rule.pruning_ratio))
         return BoundSpace(
-            layers=tuple(LayerChoices(layer.name, rule.weight_bits) for layer, rule in ruled),
+            layers=tuple(_layer_choices(layer, rule) for layer, rule in ruled),
             inputs=tuple(_inputs(ruled)),
             groups=tuple(groups),
+            importance=self.importance,
+            sparsification=self.sparsification,
             calibration=self.calibration,
         )
+
+
+def _layer_choices(layer: Layer, rule: LayerRule) -> LayerChoices:
+    """Choices of a rule, without ranks for a layer that cannot be factored: a lookup, or one that is depthwise."""
+    can_be_factored = layer.kind in FACTORED_KINDS and layer.weight_shape[1] > 1
+    return LayerChoices(layer.name, rule.weight_bits, rule.sparsity, rule.rank_ratio if can_be_factored else (1.0,))
 
 
 def _ruled_layers(rules: Sequence[LayerRule], graph: ModelGraph) -> list[tuple[Layer, LayerRule]]:

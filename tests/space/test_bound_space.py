@@ -28,7 +28,10 @@ def choices_of(values: Sequence[Any], max_size: int = 3) -> st.SearchStrategy[tu
 @st.composite
 def bound_spaces(draw: st.DrawFn) -> BoundSpace:
     names = [f"layer{index}" for index in range(draw(st.integers(1, 4)))]
-    layers = tuple(LayerChoices(name, draw(choices_of((32, *INTEGER_BITS)))) for name in names)
+    sparsity, rank_ratio = choices_of((0.0, 0.5, 0.9), max_size=2), choices_of((1.0, 0.5), max_size=2)
+    layers = tuple(
+        LayerChoices(name, draw(choices_of((32, *INTEGER_BITS))), draw(sparsity), draw(rank_ratio)) for name in names
+    )
     together: dict[int, list[str]] = {}
     for layer in layers:
         tensor = draw(st.integers(0, 2))
@@ -47,7 +50,13 @@ def every_recipe(bound: BoundSpace) -> list[Recipe]:
 
 
 bits = st.sampled_from((32, *INTEGER_BITS))
-layer_recipes = st.builds(LayerRecipe, weight_bits=bits, activation_bits=bits)
+layer_recipes = st.builds(
+    LayerRecipe,
+    weight_bits=bits,
+    activation_bits=bits,
+    sparsity=st.sampled_from([0.0, 0.4, 0.8]),
+    rank_ratio=st.sampled_from([0.3, 1.0]),
+)
 names = st.sampled_from(["layer0", "layer1", "layer2", "layer3", "unknown"])
 any_recipes = st.builds(
     Recipe, layers=st.dictionaries(names, layer_recipes), pruning=st.dictionaries(names, st.sampled_from([0.1, 0.6]))

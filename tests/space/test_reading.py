@@ -3,7 +3,7 @@
 import pytest
 
 from autocompress.errors import SearchSpaceError
-from autocompress.recipe import Calibration
+from autocompress.recipe import Calibration, Sparsification
 from autocompress.space.reading import read_space
 from autocompress.space.search_space import Ignored, LayerRule, PruningRule
 
@@ -88,6 +88,29 @@ BROKEN = [  # id, text, line, what the message holds
     ("a list as bits", LAYER + "    weight_bits: [[8]]\n", 4, ["but got a list."]),
     ("wrong bits on a later line", LAYER + "    weight_bits:\n      - 8\n      - 9\n", 6, ["but got 9."]),
     ("the same bits twice", LAYER + "    weight_bits: [8, 4, 8]\n", 4, ["must not name a choice twice", "8 again"]),
+    ("sparsity of one", LAYER + "    sparsity: [1]\n", 4, ["sparsity must be a number in [0, 1), but got 1."]),
+    ("sparsity in percent", LAYER + "    sparsity: [50]\n", 4, ["but got 50. Did you mean 0.5?"]),
+    ("no rank at all", LAYER + "    rank_ratio: [0]\n", 4, ["rank_ratio must be a number in (0, 1], but got 0."]),
+    ("a rank in percent", LAYER + "    rank_ratio: [25]\n", 4, ["but got 25. Did you mean 0.25?"]),
+    (
+        "sparsity off the pattern",
+        LAYER + "    sparsity: [0, 0.7]\nsparsification:\n  pattern: '2:4'\n",
+        3,
+        ["sparsity must be 0 or 0.5 with the pattern 2:4, but got 0.7"],
+    ),
+    ("a wrong pattern", LAYER + "    sparsity: [0]\nsparsification:\n  pattern: '4:2'\n", 6, ["N:M", "'4:2'"]),
+    (
+        "settings that don't fit",
+        LAYER + "    sparsity: [0]\nsparsification:\n  structure: rows\n",
+        5,
+        ["sparsification a structure of rows needs method movement"],
+    ),
+    (
+        "no such importance",
+        LAYER + "    weight_bits: [32]\nimportance: l3\n",
+        5,
+        ["importance must be one of l1", "'l3'"],
+    ),
     ("integer weights alone", LAYER + "    weight_bits: [32, 8]\n", 3, ["must have activation_bits"]),
     ("bits for a float input", LAYER + "    weight_bits: [32]\n    activation_bits: [8]\n", 5, ["must be left out"]),
     ("wrong activation_bits", LAYER + "    weight_bits: [8]\n    activation_bits: [9]\n", 5, ["activation_bits", "9"]),
@@ -117,6 +140,23 @@ def test_a_right_file_is_read_with_every_rule_and_its_line() -> None:
     assert space.pruning == (PruningRule("*", pruning_ratio=(0.0, 0.5), where=""),)
     places = [entry.where for entry in (*space.layers, *space.pruning, *space.ignored)]
     assert places == [f"my.yaml:{line}" for line in (3, 6, 8, 12, 15, 16)]
+
+
+def test_sparsity_ranks_and_their_settings_are_read() -> None:
+    text = (
+        LAYER
+        + """\
+    sparsity: [0.0, 0.5]
+    rank_ratio: [1.0, 0.25]
+importance: taylor
+sparsification: {method: movement, structure: rows, end: 0.5}
+"""
+    )
+    space = read_space(text, file="my.yaml", name="my")
+    assert space.layers[0].weight_bits == (32,)
+    assert (space.layers[0].sparsity, space.layers[0].rank_ratio) == ((0.0, 0.5), (1.0, 0.25))
+    assert space.importance == "taylor"
+    assert space.sparsification == Sparsification(method="movement", structure="rows", end=0.5)
 
 
 def test_numbers_are_plain_python_numbers() -> None:
