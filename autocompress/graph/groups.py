@@ -1,119 +1,30 @@
-"""Channels that must be removed together, found by `torch_pruning.DependencyGraph`; the one file that imports it."""
+"""Channel groups of a model, and which of them can be pruned: found by trying."""
 
 import copy
-import warnings
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
-import torch_pruning
-from torch import nn
+from torch import Tensor, nn
 
+from autocompress.graph.dependencies import OUTPUTS, ChannelDependencies, as_container
+from autocompress.graph.heads import first_line, is_close
 from autocompress.graph.model_graph import ChannelGroup
 from autocompress.task import call, flatten
 
 CHANNEL_STEP = 8  # OpenVINO CPU's cost is a staircase of 8 channels (facts: openvino-cpu.md)
-_FILTER_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-
-
-@dataclass(frozen=True)
-class FilterSlice:
-    """Filters of one layer that go when channels of a group go: `filters[i]` belongs to channel `channels[i]`."""
-
-    layer: str
-    filters: tuple[int, ...]
-    channels: tuple[int, ...]
-
-
-class ChannelDependencies:
-    """The channel groups of one module, and their removal from it.
-
-    Args:
-        model: Module in evaluation mode; `remove` changes it, so give a copy that is yours.
-        example_input: Inputs of one inference.
-    """
-
-    def __init__(self, model: nn.Module, example_input: Any) -> None:
-        self._model = model
-        self._names = {id(module): name for name, module in model.named_modules()}
-        with warnings.catch_warnings(), torch.enable_grad(), _frozen_as_before(model):
-            warnings.simplefilter("ignore")
-            self._graph = torch_pruning.DependencyGraph().build_dependency(
-                model,
-                example_inputs=example_input,
-                forward_fn=call,
-                output_transform=lambda outputs: flatten(_as_container(outputs)),
-                verbose=False,
-            )
-            groups = list(self._graph.get_all_groups(root_module_types=list(_FILTER_LAYERS)))
-        order = {name: index for index, name in enumerate(self._names.values())}
-        self._slices: dict[str, tuple[FilterSlice, ...]] = {}
-        self._modules: dict[str, nn.Module] = {}
-        for group in groups:
-            slices = sorted(self._filter_slices(group), key=lambda s: order[s.layer])
-            if slices:
-                leader = slices[0].layer
-                self._slices[leader] = tuple(slices)
-                self._modules[leader] = model.get_submodule(leader)
-        self._slices = dict(sorted(self._slices.items(), key=lambda pair: order[pair[0]]))
-
-    def _filter_slices(self, group: Any) -> list[FilterSlice]:
-        found = []
-        for item in group:
-            module = item.dep.target.module
-            removes_filters = self._graph.is_out_channel_pruning_fn(item.dep.handler)
-            if removes_filters and isinstance(module, _FILTER_LAYERS) and id(module) in self._names:
-                found.append(FilterSlice(self._names[id(module)], tuple(item.idxs), tuple(item.root_idxs)))
-        return found
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Names of the groups: of each the first layer that loses filters."""
-        return tuple(self._slices)
-
-    def slices(self, group: str) -> tuple[FilterSlice, ...]:
-        """Which filters of which layers the channels of `group` are; the leader first."""
-        return self._slices[group]
-
-    def n_channels(self, group: str) -> int:
-        """Channels of `group`: filters of its leader."""
-        weight: torch.Tensor = self._modules[group].weight  # type: ignore[assignment]
-        return len(weight)
-
-    def remove(self, group: str, channels: Sequence[int]) -> None:
-        """Remove the filters of the leader at indices `channels`, and all that depends on them, from the model."""
-        module = self._modules[group]
-        function = self._graph.get_pruner_of_module(module).prune_out_channels
-        with warnings.catch_warnings(), _frozen_as_before(self._model):
-            warnings.simplefilter("ignore")
-            self._graph.get_pruning_group(module, function, list(channels)).prune()
-
-
-@contextmanager
-def _frozen_as_before(model: nn.Module) -> Iterator[None]:
-    """Every parameter wants gradients in the block, as the autograd graph is what is followed; afterwards as before."""
-    frozen = {name for name, p in model.named_parameters() if p.is_floating_point() and not p.requires_grad}
-    try:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad or name in frozen)
-        yield
-    finally:
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad and name not in frozen)
-
-
-def _as_container(outputs: Any) -> Any:
-    """`outputs`, with a mapping-like object such as a ModelOutput turned into a dict."""
-    return dict(outputs) if isinstance(outputs, Mapping) else outputs
+_SAME = 1e-3  # of the largest output, between a model without channels and one that ignores them
+_OTHER_VALUES = "the model computes something else without some of its channels than if it ignored them"
 
 
 def channel_groups(model: nn.Module, example_input: Any, macs: Mapping[str, int]) -> tuple[ChannelGroup, ...]:
     """Channel groups of `model`; those that cannot be pruned carry the reason.
 
-    Which can is found by trying: eight channels are removed from a copy, which must then still run and give
-    outputs of the same shapes.
+    Which can is found by trying: some channels are removed from a copy, which must then still run, give outputs of
+    the same shapes, and compute the same as when all weights that read those channels are zero.
 
     Args:
         model: Module in evaluation mode; not changed.
@@ -123,55 +34,119 @@ def channel_groups(model: nn.Module, example_input: Any, macs: Mapping[str, int]
     try:
         dependencies = ChannelDependencies(copy.deepcopy(model), example_input)
     except Exception as error:  # the library follows any graph, and may fail in any way
-        reason = f"channel dependencies cannot be followed: {type(error).__name__}: {_first_line(error)}"
+        reason = f"channel dependencies cannot be followed: {type(error).__name__}: {first_line(error)}"
         return tuple(ChannelGroup(name, (name,), 0, reason) for name in macs)
-    shapes = _output_shapes(model, example_input)
-    groups = []
-    for name in dependencies.groups:
-        layers = tuple(s.layer for s in dependencies.slices(name))
-        if not any(macs.get(layer) for layer in layers):
-            continue
-        n_channels = dependencies.n_channels(name)
-        reason = _static_reason(model, layers, n_channels)
-        groups.append(ChannelGroup(name, layers, n_channels, reason))
-    open_groups = [g.name for g in groups if not g.reason]
-    if _removable(model, example_input, open_groups, shapes) == "":
-        return tuple(groups)
-    return tuple(
-        g
-        if g.reason
-        else ChannelGroup(g.name, g.layers, g.n_channels, _removable(model, example_input, [g.name], shapes))
-        for g in groups
-    )
+    groups = [_described(dependencies, name) for name in dependencies.groups]
+    groups = [group for group in groups if any(macs.get(layer) for layer in group.layers)]
+    found = _reasons(model, example_input, [group.name for group in groups if not group.reason])
+    return tuple(replace(group, reason=found.get(group.name, group.reason)) for group in groups)
 
 
-def _static_reason(model: nn.Module, layers: tuple[str, ...], n_channels: int) -> str:
-    if n_channels <= CHANNEL_STEP:
-        return f"it has {n_channels} filters, and {CHANNEL_STEP} are the least that are kept"
-    for name in layers:
-        groups = getattr(model.get_submodule(name), "groups", 1)
-        if groups not in (1, n_channels):
-            return f"{name} is a convolution of {groups} groups"
-    return ""
+def _described(dependencies: ChannelDependencies, name: str) -> ChannelGroup:
+    layers = tuple(dict.fromkeys(part.layer for part in dependencies.slices(name)))
+    n_channels, unit, n_parts = (f(name) for f in (dependencies.n_channels, dependencies.unit, dependencies.n_parts))
+    reason = dependencies.reason(name)
+    if unit == 1 and n_channels <= CHANNEL_STEP:
+        where = f" in each of {n_parts} parts" if n_parts > 1 else ""
+        reason = f"it has {n_channels} filters{where}, and {CHANNEL_STEP} are the least that are kept"
+    return ChannelGroup(name, layers, n_channels, reason, unit)
 
 
-def _removable(model: nn.Module, example_input: Any, names: Sequence[str], shapes: list[torch.Size]) -> str:
+def _reasons(model: nn.Module, example_input: Any, names: Sequence[str]) -> dict[str, str]:
+    """Why each of `names` cannot be pruned, for those that cannot; all together first, then halves."""
+    if not names:
+        return {}
+    reason = _reason(model, example_input, names)
+    if not reason:
+        return {}
+    if len(names) == 1:
+        return {names[0]: reason}
+    middle = len(names) // 2
+    found = _reasons(model, example_input, names[:middle]) | _reasons(model, example_input, names[middle:])
+    remaining = [name for name in names if name not in found]
+    if len(remaining) == len(names):  # each half works alone
+        return _reasons_together(model, example_input, names)
+    return found
+
+
+def _reasons_together(model: nn.Module, example_input: Any, names: Sequence[str]) -> dict[str, str]:
+    """Why those of `names` cannot be pruned that fail together with the ones before them."""
+    together: list[str] = []
+    found = {}
+    for name in names:
+        reason = _reason(model, example_input, [*together, name])
+        if reason:
+            found[name] = f"it cannot be pruned together with {together[-1]}: {reason}"
+        else:
+            together.append(name)
+    return found
+
+
+def _reason(model: nn.Module, example_input: Any, names: Sequence[str]) -> str:
     """Why the groups `names` cannot lose channels; empty if they can."""
     trial = copy.deepcopy(model)
     try:
         dependencies = ChannelDependencies(trial, example_input)
-        for name in names:
-            dependencies.remove(name, range(min(CHANNEL_STEP, dependencies.n_channels(name) - 1)))
-        pruned = _output_shapes(trial, example_input)
+        gone = {name: _some_channels(dependencies, name) for name in names}
+        norms = {norm for name in names for norm in dependencies.normalizers(name)}
+        with _fixed_norms([trial.get_submodule(norm) for norm in norms]) as replay:
+            for name, channels in gone.items():
+                dependencies.silence(name, channels)
+            wanted = _outputs(trial, example_input)
+            for name, channels in gone.items():
+                n_kept = dependencies.n_channels(name) - len(channels)
+                dependencies.remove(name, channels)
+                if dependencies.n_channels(name) != n_kept:
+                    return f"{len(channels)} of its channels take others with them"
+            replay()
+            actual = _outputs(trial, example_input)
     except Exception as error:  # a forward with fixed shapes inside may fail in any way
-        return f"the model does not run without some of its channels: {_first_line(error)}"
-    return "" if pruned == shapes else "its channels are outputs of the model"
+        return f"the model does not run without some of its channels: {first_line(error)}"
+    if [tensor.shape for tensor in actual] != [tensor.shape for tensor in wanted]:
+        return OUTPUTS
+    same = all(is_close(a, w, _SAME) for a, w in zip(actual, wanted, strict=True))
+    return "" if same else _OTHER_VALUES
 
 
-def _output_shapes(model: nn.Module, example_input: Any) -> list[torch.Size]:
-    with torch.no_grad():
-        return [tensor.shape for tensor in flatten(_as_container(call(model, example_input)))]
+def _some_channels(dependencies: ChannelDependencies, name: str) -> list[int]:
+    """Eight channels without any order, or one unit; fewer where not all may go."""
+    unit, n_channels = dependencies.unit(name), dependencies.n_channels(name)
+    if unit > 1:
+        return list(range(unit, 2 * unit))
+    return sorted(random.Random(0).sample(range(n_channels), min(CHANNEL_STEP, n_channels - 1)))
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+@contextmanager
+def _fixed_norms(norms: Sequence[nn.Module]) -> Iterator[Any]:
+    """In the block, norms divide by one number each call, which they take from the data and later replay.
+
+    What is yielded starts the replay. Without it, a norm over the channels would give other values for those that
+    stay as soon as one goes, and nothing could be compared.
+    """
+    seen: list[Tensor] = []
+    replayed: list[Tensor] | None = None
+
+    def replay() -> None:
+        nonlocal replayed
+        replayed = list(seen)
+
+    def divide(_module: nn.Module, inputs: tuple[Any, ...], _output: Any) -> Tensor:
+        x: Tensor = inputs[0]
+        if replayed is None:
+            seen.append(x.std() + 1e-6)
+            return x / seen[-1]
+        return x / replayed.pop(0)
+
+    hooks = [norm.register_forward_hook(divide) for norm in norms]
+    try:
+        yield replay
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _outputs(model: nn.Module, example_input: Any) -> list[Tensor]:
+    """Outputs that are the same each time, whatever chance the model uses."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return flatten(as_container(call(model, example_input)))

@@ -50,12 +50,14 @@ class ChannelGroup:
         layers: Names of the layers that lose filters, in the order of the model; `name` is one of them.
         n_channels: Filters in the group, >= 1.
         reason: Why the group cannot be pruned, a clause without a full stop; empty if it can.
+        unit: Neighbouring channels that go together, as those of an attention head, >= 1; `n_channels` is a multiple.
     """
 
     name: str
     layers: tuple[str, ...]
     n_channels: int
     reason: str = ""
+    unit: int = 1
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,20 @@
 """Filter pruning: which filters go, and that the rest computes what it did."""
 
+import copy
+import math
+from typing import Any
+
 import pytest
 import torch
-from torch import nn
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from autocompress.compress import compress
-from autocompress.compress.filter_pruning import l1_importance, n_kept, prune_filters
+from autocompress.compress.filter_pruning import least_important, n_kept, prune_filters
+from autocompress.compress.importance import importance_scores
 from autocompress.errors import CompressionError
-from autocompress.graph import ChannelDependencies, inspect_model
+from autocompress.graph import ChannelDependencies, inspect_model, unfold_attention
 from autocompress.recipe import Recipe
 from autocompress.task import call, flatten
 from tests.nets import NETS
@@ -51,6 +58,49 @@ def test_filters_kept_obey_their_laws_everywhere() -> None:
 @pytest.mark.parametrize("n_channels", range(24, 300))
 def test_a_ratio_of_three_tenths_never_removes_much_more(n_channels: int) -> None:
     assert n_kept(n_channels, 0.3) >= 0.5 * n_channels
+
+
+@given(st.integers(1, 400), st.integers(2, 80), st.integers(0, 99))
+def test_units_are_kept_whole(n_units: int, unit: int, percent: int) -> None:
+    n_channels, ratio = n_units * unit, percent / 100
+    kept = n_kept(n_channels, ratio, unit=unit)
+    assert kept % unit == 0
+    assert unit <= kept <= n_channels
+    assert abs(kept - n_channels * (1 - ratio)) <= unit / 2 + 1e-6 or kept == unit
+    assert kept >= n_kept(n_channels, min(ratio + 0.05, 0.99), unit=unit)
+
+
+@pytest.mark.parametrize(
+    ("n_channels", "ratio", "unit", "kept"),
+    [
+        pytest.param(64, 0.5, 16, 32, id="two of four heads"),
+        pytest.param(64, 0.3, 16, 48, id="44.8 rounds to three heads"),
+        pytest.param(64, 0.375, 16, 48, id="40 is a tie, which keeps more"),
+        pytest.param(64, 0.99, 16, 16, id="one at least"),
+        pytest.param(64, 0.99, 64, 64, id="the only one stays"),
+        pytest.param(36, 0.4, 12, 24, id="no multiple of eight"),
+        pytest.param(12, 0.9, 2, 2, id="floor below eight"),
+        pytest.param(64, 0.0, 16, 64, id="nothing asked"),
+    ],
+)
+def test_channels_kept_in_units(n_channels: int, ratio: float, unit: int, kept: int) -> None:
+    assert n_kept(n_channels, ratio, unit) == kept
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(0, 99))
+def test_the_least_important_go_and_of_equals_the_first(values: list[int], percent: int) -> None:
+    n_removed = len(values) - n_kept(len(values), percent / 100)
+    expected = sorted(sorted(range(len(values)), key=lambda i: (values[i], i))[:n_removed])
+    assert list(least_important(torch.tensor(values, dtype=torch.float), percent / 100)) == expected
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=20), st.integers(2, 5), st.integers(0, 99))
+def test_units_of_the_least_sum_go_whole(values: list[int], unit: int, percent: int) -> None:
+    scores = [v * unit + (1 if j else -1 if unit % 2 == 0 else 0) for v in values for j in range(unit)]
+    n_removed = len(values) - n_kept(len(scores), percent / 100, unit) // unit
+    units = sorted(sorted(range(len(values)), key=lambda i: (values[i], i))[:n_removed])
+    expected = [i * unit + j for i in units for j in range(unit)]
+    assert list(least_important(torch.tensor(scores, dtype=torch.float), percent / 100, unit)) == expected
 
 
 def zeroed(model: nn.Sequential, layer: int, n_removed: int) -> tuple[nn.Sequential, list[int]]:
@@ -113,14 +163,6 @@ def test_a_depthwise_layer_follows_the_layer_before_it() -> None:
     assert pruned.body[1][0].groups == 8
 
 
-def test_importance_is_a_sum_of_absolute_weights() -> None:
-    net = NETS["plain"]
-    model = net.build()
-    importance = l1_importance(model, ChannelDependencies(model, net.inputs()), "0")
-    norms = model[0].weight.detach().abs().sum(dim=(1, 2, 3))
-    assert torch.allclose(importance, norms / norms.mean())
-
-
 def test_equal_filters_go_in_order() -> None:
     net = NETS["plain"]
     model, x = net.build(), net.inputs()
@@ -138,11 +180,13 @@ def test_every_open_group_can_be_pruned_and_trained(name: str, ratio: float) -> 
     model, x = net.build(), net.inputs()
     graph = inspect_model(model, x)
     assert graph.prunable
+    unfolded = copy.deepcopy(model)
+    unfold_attention(unfolded)
     for group in graph.prunable:
         pruned = compress(model, graph, Recipe(pruning={group.name: ratio}), x).module
         for layer in group.layers:
-            before, after = (len(m.get_submodule(layer).weight) for m in (model, pruned))
-            assert after < before or n_kept(group.n_channels, ratio) == group.n_channels
+            before, after = (len(m.get_submodule(layer).weight) for m in (unfolded, pruned))
+            assert after < before or n_kept(group.n_channels, ratio, group.unit) == group.n_channels
         assert inspect_model(pruned, x, with_groups=False).macs <= graph.macs
         outputs, before = flatten(call(pruned.train(), net.inputs(4))), flatten(call(model, net.inputs(4)))
         assert [o.shape for o in outputs] == [o.shape for o in before]
@@ -157,3 +201,137 @@ def test_an_unknown_group_is_named_with_those_that_exist() -> None:
     net = NETS["plain"]
     with pytest.raises(CompressionError, match="'nowhere', but the model's channel groups are: 0, 2, 6"):
         prune_filters(net.build(), net.inputs(), {"nowhere": 0.5})
+
+
+def norm_after(model: nn.Module, layer: str) -> nn.Module | None:
+    """The batch norm that the net's author wrote behind `layer`, by its place in the Sequential."""
+    parent, _, index = layer.rpartition(".")
+    following = f"{parent}.{int(index) + 1}".lstrip(".") if index.isdigit() else ""
+    found = dict(model.named_modules()).get(following)
+    return found if isinstance(found, nn.modules.batchnorm._BatchNorm) else None
+
+
+def silence(model: nn.Module, layers: tuple[str, ...], channels: tuple[int, ...]) -> None:
+    """Let the filters of `layers` at `channels` give zeros behind their batch norms."""
+    with torch.no_grad():
+        for name in layers:
+            layer = model.get_submodule(name)
+            for module in (layer, norm_after(model, name)):
+                for parameter in (module.weight, module.bias) if module else ():
+                    if parameter is not None:
+                        parameter[list(channels)] = 0
+
+
+ZERO_KEEPING = ("residual", "depthwise", "conv1d", "mlp", "concat", "two_in_two_out", "shared", "upsampling", "volume")
+
+
+@pytest.mark.parametrize("name", [*ZERO_KEEPING, "plain", "fixed_view", "tied"])
+@pytest.mark.parametrize("importance", ["l1", "l2", "batch_norm", "geometric_median"])
+def test_a_pruned_net_equals_the_original_with_those_filters_and_batch_norms_zeroed(name: str, importance: Any) -> None:
+    net = NETS[name]
+    model, x = net.build(), net.inputs(4)
+    open_groups = {group.name: group.layers for group in inspect_model(model, net.inputs()).prunable}
+    pruned, expected = copy.deepcopy(model), copy.deepcopy(model)
+    removed = prune_filters(pruned, net.inputs(), dict.fromkeys(open_groups, 0.5), importance)
+    assert set(removed) == set(open_groups)
+    for group, channels in removed.items():
+        silence(expected, open_groups[group], channels)
+        widths = [(len(pruned.get_submodule(n).weight), len(model.get_submodule(n).weight)) for n in open_groups[group]]
+        assert all(after == before - len(channels) for after, before in widths)
+    with torch.no_grad():
+        outputs = zip(flatten(call(pruned, x)), flatten(call(expected, x)), strict=True)
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in outputs)
+
+
+def test_removed_channels_are_returned_by_group() -> None:
+    net = NETS["plain"]
+    model, x = net.build(), net.inputs()
+    norms = model[0].weight.detach().abs().sum(dim=(1, 2, 3)).tolist()
+    expected = tuple(sorted(sorted(range(32), key=norms.__getitem__)[:16]))
+    assert prune_filters(model, x, {"0": 0.5, "2": 0.1}) == {"0": expected}
+
+
+@pytest.mark.parametrize("pruning", [{}, {"0": 0.0}, {"0": 0.1, "2": 0.0}], ids=["no group", "zero", "rounds to all"])
+def test_nothing_to_remove_leaves_the_model_as_it_is(pruning: dict[str, float]) -> None:
+    net = NETS["plain"]
+    model = net.build()
+    before = {name: (id(p), p.clone()) for name, p in model.named_parameters()}
+    assert prune_filters(model, net.inputs(), pruning) == {}
+    for name, parameter in model.named_parameters():
+        assert (id(parameter), parameter.tolist()) == (before[name][0], before[name][1].tolist())
+
+
+@pytest.mark.parametrize("importance", ["batch_norm", "geometric_median", "l2"])
+def test_the_filters_of_least_importance_go(importance: Any) -> None:
+    net = NETS["residual"]
+    model = net.build()
+    scores = importance_scores(model, net.inputs(), importance)["first.0"].tolist()
+    expected = tuple(sorted(sorted(range(32), key=scores.__getitem__)[:16]))
+    assert prune_filters(model, net.inputs(), {"first.0": 0.5}, importance) == {"first.0": expected}
+
+
+def test_scores_win_over_importance() -> None:
+    net = NETS["plain"]
+    scores = {"0": torch.arange(32.0).flip(0)}
+    removed = prune_filters(net.build(), net.inputs(), {"0": 0.5}, "taylor", scores)
+    assert removed == {"0": tuple(range(16, 32))}
+
+
+@pytest.mark.parametrize("scores", [{}, {"0": torch.zeros(32)}], ids=["missing", "zeros"])
+def test_without_differences_the_first_filters_go(scores: dict[str, Tensor]) -> None:
+    net = NETS["plain"]
+    model = net.build()
+    kept = model[0].weight[16:].tolist()
+    assert prune_filters(model, net.inputs(), {"0": 0.5}, scores=scores) == {"0": tuple(range(16))}
+    assert model[0].weight.tolist() == kept
+
+
+def test_units_go_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ChannelDependencies, "unit", lambda self, group: 4 if group == "0" else 1, raising=False)
+    net = NETS["mlp"]
+    scores = torch.tensor([9.0, 9, 9, 0, 5, 5, 5, 5, 1, 1, 1, 1, 9, 9, 9, 9])
+    assert prune_filters(net.build(), net.inputs(), {"0": 0.5}, scores={"0": scores}) == {"0": tuple(range(4, 12))}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        pytest.param({"importance": "taylor"}, "'taylor' needs training data; give scores", id="taylor"),
+        pytest.param({"importance": "activation"}, "'activation' needs training data; give scores", id="activation"),
+        pytest.param(
+            {"scores": {"0": torch.ones(31)}},
+            r"'0' must be 32 finite numbers, one a channel, but got shape \(31,\)",
+            id="too few",
+        ),
+        pytest.param({"scores": {"0": torch.ones(32, 1)}}, r"but got shape \(32, 1\)", id="two axes"),
+        pytest.param({"scores": {"0": torch.full((32,), math.nan)}}, "with values that are not finite", id="nan"),
+    ],
+)
+def test_unusable_importance_is_refused_before_anything_is_removed(options: dict[str, Any], said: str) -> None:
+    net = NETS["plain"]
+    model = net.build()
+    with pytest.raises(CompressionError, match=said):
+        prune_filters(model, net.inputs(), {"2": 0.5, "0": 0.5}, **options)
+    assert (len(model[0].weight), len(model[2].weight)) == (32, 24)
+
+
+HEADS = "layer.self_attn.query"
+
+
+def unfolded_encoder() -> nn.Module:
+    model = NETS["encoder"].build()
+    unfold_attention(model)
+    return model
+
+
+@pytest.mark.parametrize("importance", ["l1", "l2", "batch_norm", "geometric_median"])
+def test_attention_loses_the_head_of_least_importance(importance: Any) -> None:
+    net, model, expected = NETS["encoder"], unfolded_encoder(), unfolded_encoder()
+    scores = importance_scores(model, net.inputs(), importance, [HEADS])[HEADS].tolist()
+    weakest = range(8) if scores[0] <= scores[8] else range(8, 16)
+    assert scores == [scores[0]] * 8 + [scores[8]] * 8
+    assert prune_filters(model, net.inputs(), {HEADS: 0.5}, importance) == {HEADS: tuple(weakest)}
+    assert model.get_submodule(HEADS).weight.shape == (8, 16)
+    with torch.no_grad():
+        expected.layer.self_attn.out_proj.weight[:, list(weakest)] = 0
+        assert torch.allclose(model(net.inputs(4)), expected(net.inputs(4)), atol=1e-5)
