@@ -1,8 +1,22 @@
-"""What a recipe does to a module: filters removed, weights and inputs put on integer grids."""
+"""What a recipe does to a module: filters removed, layers factored, weights masked, weights and inputs quantized."""
 
 from autocompress.compress.calibration import calibrate
 from autocompress.compress.compressed_model import CompressedModel, parameter_groups
+from autocompress.compress.importance import importance_scores, needs_data
 from autocompress.compress.pipeline import compress
+from autocompress.compress.shrinking import shrink, shrunk_recipe
+from autocompress.compress.sparsity_training import SparsityTraining
 from autocompress.compress.weight_quantization import IntegerWeight
 
-__all__ = ["CompressedModel", "IntegerWeight", "calibrate", "compress", "parameter_groups"]
+__all__ = [
+    "CompressedModel",
+    "IntegerWeight",
+    "SparsityTraining",
+    "calibrate",
+    "compress",
+    "importance_scores",
+    "needs_data",
+    "parameter_groups",
+    "shrink",
+    "shrunk_recipe",
+]

@@ -30,12 +30,12 @@ def weight_of(layer: nn.Module) -> Tensor:
     return weight
 
 
-def chain_of(layer: nn.Module) -> parametrize.ParametrizationList:
-    """What stands before the weight of `layer`, which must be parametrized."""
+def chain_of(layer: nn.Module, tensor: str = "weight") -> parametrize.ParametrizationList:
+    """What stands before a tensor of `layer`, which must be parametrized."""
     chains = layer.parametrizations
     if not isinstance(chains, nn.ModuleDict):
         raise TypeError(f"parametrizations must be a ModuleDict, but got {type(chains).__name__}")
-    chain = chains["weight"]
+    chain = chains[tensor]
     if not isinstance(chain, parametrize.ParametrizationList):
         raise TypeError(f"a chain must be a ParametrizationList, but got {type(chain).__name__}")
     return chain
@@ -45,7 +45,7 @@ def attach_weight(layer: nn.Module, quantizer: nn.Module) -> None:
     """Make `quantizer`, or a mask, the last link of the chain on the weight of `layer`."""
     if parametrize.is_parametrized(layer):
         _own_class(layer)
-    parametrize.register_parametrization(layer, "weight", quantizer)
+    parametrize.register_parametrization(layer, "weight", quantizer, unsafe=True)  # spares it two trial runs
 
 
 def attach_input(layer: nn.Module, quantizer: Exportable) -> None:
@@ -118,12 +118,13 @@ def weight_before(layer: nn.Module) -> Tensor:
 
 
 def freeze_parametrizations(module: nn.Module) -> None:
-    """Make the weights that chains give permanent, and remove the chains; `module` is changed."""
+    """Make the weights and biases that chains give permanent, and remove the chains; `module` is changed."""
     for layer in list(module.modules()):
-        if parametrize.is_parametrized(layer, "weight"):
-            _own_class(layer)
-            _untie(layer)
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+        for tensor in ("weight", "bias"):
+            if parametrize.is_parametrized(layer, tensor):
+                _own_class(layer)
+                _untie(layer, tensor)
+                parametrize.remove_parametrizations(layer, tensor, leave_parametrized=True)
 
 
 def remove_input(layer: nn.Module) -> None:
@@ -148,9 +149,9 @@ def _own_class(layer: nn.Module) -> None:
     layer.__class__ = type(cls.__name__, cls.__bases__, dict(cls.__dict__))
 
 
-def _untie(layer: nn.Module) -> None:
-    """Give a parametrized layer its own copy of the weight, since removal writes the quantized values into it."""
-    originals = chain_of(layer)
+def _untie(layer: nn.Module, tensor: str) -> None:
+    """Give a parametrized layer its own copy of a tensor, since removal writes the values of the chain into it."""
+    originals = chain_of(layer, tensor)
     for name, parameter in list(originals.named_parameters(recurse=False)):
         setattr(originals, name, nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
 

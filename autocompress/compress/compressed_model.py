@@ -1,7 +1,7 @@
 """The result of compression: a module that trains and evaluates like any other, and its other forms."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +17,11 @@ from autocompress.compress.attaching import (
 )
 from autocompress.compress.quantization import Exportable, InputQuantizer
 from autocompress.compress.smoothing import scale_input_channels
+from autocompress.compress.sparsity_training import SparsityTraining, mask_parameters
 from autocompress.compress.weight_quantization import IntegerWeight
 from autocompress.errors import CompressionError
 from autocompress.graph import fold_attention
-from autocompress.recipe import Recipe
+from autocompress.recipe import LayerRecipe, Recipe
 
 
 @dataclass
@@ -31,11 +32,18 @@ class CompressedModel:
         module: The module; trains and evaluates like any other.
         recipe: What was done to it.
         example_input: Inputs of one inference.
+        layers: What was done by name of layer in `module`: as the recipe says, a layer in low rank as its factors.
     """
 
     module: nn.Module
     recipe: Recipe
     example_input: Any
+    layers: Mapping[str, LayerRecipe]
+
+    @property
+    def quantized(self) -> dict[str, LayerRecipe]:
+        """Layers that are not all float."""
+        return {name: layer for name, layer in self.layers.items() if not layer.is_float}
 
     @contextmanager
     def export_form(self) -> Iterator[nn.Module]:
@@ -82,8 +90,21 @@ class CompressedModel:
             name: quantizer.integers(weight_before(layer)) for name, layer, quantizer in quantized_weights(self.module)
         }
 
+    def training(self, n_steps: int, steps_per_epoch: int | None = None) -> SparsityTraining:
+        """What moves the masks of sparse layers through one training; its docstring says what to call when.
+
+        Args:
+            n_steps: Optimizer steps of the training, >= 0.
+            steps_per_epoch: Optimizer steps of an epoch, for a loop that calls `epoch_step` instead of `step`.
+        """
+        sparse = {name: layer.sparsity for name, layer in self.layers.items() if layer.sparsity}
+        return SparsityTraining(self.module, sparse, self.recipe.sparsification, n_steps, steps_per_epoch)
+
     def strip(self) -> nn.Module:
-        """A plain copy: quantized weights made permanent as floats, input quantizers gone, attention as it was."""
+        """A plain copy: zeros and quantized weights permanent, input quantizers gone, attention as it was.
+
+        Layers in low rank stay factored, since that is what makes them small.
+        """
         module = self.freeze_weights()
         for layer in list(module.modules()):
             quantizer = attached_input(layer)
@@ -101,10 +122,10 @@ class CompressedModel:
             One row a layer, with the keys `layer`, `weight_bits`, `weight_scheme`, `activation_bits`,
             `activation_scheme` (`signed`, `unsigned` or `asymmetric`; empty where the input is float), `low`, `high`.
         """
-        return [self._row(name) for name in self.recipe.layers]
+        return [self._row(name) for name in self.quantized]
 
     def _row(self, name: str) -> dict[str, Any]:
-        layer_recipe = self.recipe.layers[name]
+        layer_recipe = self.layers[name]
         quantizer = attached_input(self.module.get_submodule(name))
         row: dict[str, Any] = {"layer": name, "weight_bits": layer_recipe.weight_bits}
         row |= {"weight_scheme": layer_recipe.weight_scheme, "activation_bits": layer_recipe.activation_bits}
@@ -118,9 +139,10 @@ class CompressedModel:
 
 
 def parameter_groups(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters of the model itself, and ranges and scales of its quantizers."""
+    """Parameters of the model itself, and ranges and scales of its quantizers; scores of masks are in neither."""
     ranges = {
         id(p): p for m in module.modules() if isinstance(m, Exportable) for p in m.parameters() if p.requires_grad
     }
-    weights = [p for p in module.parameters() if id(p) not in ranges and p.requires_grad]
+    others = {*ranges, *(id(p) for p in mask_parameters(module))}
+    weights = [p for p in module.parameters() if id(p) not in others and p.requires_grad]
     return weights, list(ranges.values())
