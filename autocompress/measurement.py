@@ -70,6 +70,7 @@ class Measurement(_Frozen):
         speedup: Paired latency ratio to the baseline.
         latency_ms: Median of one inference, milliseconds.
         size_bytes: Bytes of the deployed `.xml` and `.bin`.
+        zipped_bytes: Bytes of the same files compressed as in a zip archive; None where it was not measured.
         macs: Multiply-accumulates of one inference.
         ran_in: Precision in which the processor ran each layer of the recipe, as far as it could be found.
         float_layers: Those of them that the recipe wants to run on integers but that ran in floating point here.
@@ -83,6 +84,7 @@ class Measurement(_Frozen):
     speedup: Speedup
     latency_ms: Positive
     size_bytes: Annotated[int, Field(gt=0)]
+    zipped_bytes: Annotated[int, Field(gt=0)] | None = None
     macs: Annotated[int, Field(ge=0)]
     ran_in: dict[str, str] = {}
     float_layers: tuple[str, ...] = ()

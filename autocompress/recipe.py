@@ -153,8 +153,9 @@ class Sparsification(_Brief):
             their sparsities add up to, wherever the scores are least.
         pattern: Empty, or `N:M`: of every M neighbours along the input channels N stay, for `magnitude` and `local`;
             the sparsity of every sparse layer must then be 1 - N/M.
-        structure: What becomes zero as one: `weights`, or with `movement` whole `rows` (outputs) of Linear layers or
-            whole attention `heads`, whose removal makes the model faster.
+        structure: What becomes zero as one: `weights`, or with `movement` whole `rows` (outputs) of Linear layers, in
+            query, key and value layers whole attention heads. Rows and heads are removed after the training, which
+            makes the model faster.
         schedule: How the sparsity rises from `initial_sparsity` to its target during training.
         initial_sparsity: Sparsity at the first step, in [0, 1).
         power: Of the `polynomial` schedule, > 0 (3: Zhu & Gupta 2017, equation 1).
@@ -164,7 +165,7 @@ class Sparsification(_Brief):
     method: Literal["magnitude", "regularization", "movement"] = "magnitude"
     scope: Literal["local", "global"] = "local"
     pattern: str = ""
-    structure: Literal["weights", "rows", "heads"] = "weights"
+    structure: Literal["weights", "rows"] = "weights"
     schedule: Literal["polynomial", "exponential", "adaptive", "multistep"] = "polynomial"
     initial_sparsity: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     power: Annotated[float, Field(gt=0.0)] = 3.0
@@ -242,9 +243,12 @@ class Recipe(_Brief):
     @field_validator("sparsification")
     @classmethod
     def _only_of_sparse(cls, sparsification: Sparsification, info: ValidationInfo) -> Sparsification:
-        sparse = {name: layer for name, layer in info.data.get("layers", {}).items() if layer.sparsity}
+        layers = info.data.get("layers", {})
+        sparse = {name: layer for name, layer in layers.items() if layer.sparsity}
         if not sparse:
             return Sparsification()
+        if sparsification.structure != "weights" and any(layer.rank_ratio < 1 for layer in layers.values()):
+            raise ValueError(f"a structure of {sparsification.structure} needs layers of rank_ratio 1, but got less")
         if sparsification.n_of_m:
             n, m = sparsification.n_of_m
             for name, layer in sparse.items():

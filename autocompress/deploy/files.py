@@ -1,6 +1,7 @@
 """Files of a deployed model: `.xml` with `.bin`, and tensors as safetensors."""
 
 import shutil
+import zlib
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -10,6 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autocompress.errors import DeployError
+
+ZIP_LEVEL = 6  # of DEFLATE, what zip and zipfile take by default; takes 1.5 s for 50 MB of floats
+_CHUNK_BYTES = 1 << 20
 
 
 def save_openvino(model: openvino.Model, folder: Path, name: str = "model") -> Path:
@@ -47,8 +51,28 @@ def load_openvino(path: Path) -> openvino.Model:
 
 def size_bytes(path: Path) -> int:
     """Bytes of the deployed files: `.xml` and `.bin`, or `.onnx` alone."""
-    files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
-    return sum(file.stat().st_size for file in files)
+    return sum(file.stat().st_size for file in _files(path))
+
+
+def zipped_bytes(path: Path) -> int:
+    """Bytes of the same files in a zip archive, the entries of its directory (about 100 bytes a file) not counted.
+
+    Each file is compressed by DEFLATE at level 6, 1 MB at a time, and not written anywhere. Runs of zeros take next to
+    nothing there, so this is the size in which sparse weights show.
+    """
+    return sum(_deflated_bytes(file) for file in _files(path))
+
+
+def _files(path: Path) -> list[Path]:
+    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+
+
+def _deflated_bytes(path: Path) -> int:
+    """Bytes of one file after raw DEFLATE, as in a zip archive."""
+    compressor = zlib.compressobj(ZIP_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+    with path.open("rb") as file:
+        n_bytes = sum(len(compressor.compress(chunk)) for chunk in iter(lambda: file.read(_CHUNK_BYTES), b""))
+    return n_bytes + len(compressor.flush())
 
 
 def write_tensors(tensors: dict[str, Tensor], path: Path) -> None:

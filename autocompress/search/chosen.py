@@ -14,7 +14,7 @@ from autocompress.measurement import Environment
 from autocompress.pareto import Candidate
 from autocompress.recipe import first_problem
 from autocompress.record import Chosen
-from autocompress.search.evaluate import MODEL, RECIPE, WEIGHTS
+from autocompress.search.context import MODEL, RECIPE, WEIGHTS
 from autocompress.search.folder import replace_folder
 
 MANIFEST = "manifest.json"

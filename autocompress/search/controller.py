@@ -16,22 +16,15 @@ from autocompress.record import StudyInfo, StudyRecord, write_atomically
 from autocompress.search import findings
 from autocompress.search.budget import Budget
 from autocompress.search.clock import SearchClock
-from autocompress.search.evaluate import (
-    EvaluationContext,
-    Rung,
-    default_precision,
-    export_candidate,
-    export_onnx,
-    measure_candidate,
-    seconds_a_step,
-    train_candidate,
-)
+from autocompress.search.context import EvaluationContext, Rung
+from autocompress.search.evaluate import default_precision, export_candidate, export_onnx, measure_candidate
 from autocompress.search.folder import UNFINISHED, StudyFolder, replace_folder
 from autocompress.search.identity import Configuration
 from autocompress.search.interruption import Interruption
 from autocompress.search.ledger import Ledger
 from autocompress.search.progress import OnProgress, Progress
 from autocompress.search.storage import open_journal
+from autocompress.search.training import seconds_a_step, train_candidate
 from autocompress.search.worker import OutOfTimeError, Worker, WorkFailedError
 from autocompress.space import BoundSpace, anchors
 from autocompress.task import Task

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from autocompress.graph import ModelGraph
 from autocompress.measurement import Environment, Measurement
 from autocompress.pareto import Candidate
-from autocompress.recipe import FLOAT_BITS
+from autocompress.recipe import FLOAT_BITS, Recipe
 
 _SATURATED = 0.99  # less agreement than this between torch and deployed model is worth a sentence
 _MANY = 4
+_SAME_SPEED = 1.05  # two sessions of one model differ by a few percent (facts: openvino-cpu.md)
 
 
 def about_model(graph: ModelGraph) -> list[str]:
@@ -19,7 +20,7 @@ def about_model(graph: ModelGraph) -> list[str]:
 
 
 def about_candidates(candidates: Iterable[Candidate], environment: Environment) -> list[str]:
-    """Saturation, layers that ran in float, integer models that are not faster, failures."""
+    """Saturation, layers that ran in float, integer models that are not faster, what zeros bought, failures."""
     measured = [(c, c.measurement) for c in candidates if c.measurement]
     found = _about_saturation(measured, environment)
     in_float = sorted({name for _, m in measured for name in m.float_layers})
@@ -30,6 +31,7 @@ def about_candidates(candidates: Iterable[Candidate], environment: Environment) 
             found.append(f"INT8 alone is slower than FP32 on this CPU: {m.speedup.value:.2f}x")
     if any(2 <= bits.weight_bits < 7 for c, _ in measured for bits in c.recipe.layers.values()):
         found.append("weights below 7 bits make the files smaller; they run in the same integer kernels as 8 bits")
+    found += _about_sparsity(measured)
     failed = [c for c in candidates if c.failure]
     if failed:
         found.append(f"{len(failed)} candidates failed; the last because {failed[-1].failure}")
@@ -45,6 +47,49 @@ def _about_saturation(measured: list[tuple[Candidate, Measurement]], environment
         if 8 in widths and m.agreement < _SATURATED:
             found.append(f"{c.name} agrees with torch on {m.agreement:.1%} of the samples: saturation")
     return found[: _MANY + 1]
+
+
+def _about_sparsity(measured: list[tuple[Candidate, Measurement]]) -> list[str]:
+    """What the zeros of the sparsest candidate bought, beside the same recipe without zeros if that was measured.
+
+    Whole rows are left out, since they are removed and do make a model faster.
+    """
+    sparse = [(c, m) for c, m in measured if c.recipe.sparse and c.recipe.sparsification.structure == "weights"]
+    if not sparse:
+        return []
+    dense = {c.recipe.digest(): m for c, m in measured}
+    pairs = [(c, m, dense.get(_without_zeros(c.recipe).digest())) for c, m in sparse]
+    c, m, twin = max(pairs, key=lambda pair: (pair[2] is not None, max(pair[0].recipe.sparse.values())))
+    return [f"sparse weights make the zipped files smaller{_speed_of_zeros(m, twin)}: {_numbers_of_zeros(c, m, twin)}"]
+
+
+def _speed_of_zeros(m: Measurement, twin: Measurement | None) -> str:
+    """What is known about the speed of zeros; nothing is claimed against a measurement."""
+    if twin is None:
+        return "; zeros are multiplied like all other weights"
+    is_faster = m.speedup.value > _SAME_SPEED * twin.speedup.value
+    return "" if is_faster else ", not the model faster on this CPU"
+
+
+def _without_zeros(recipe: Recipe) -> Recipe:
+    layers = {name: layer.model_copy(update={"sparsity": 0.0}) for name, layer in recipe.layers.items()}
+    return Recipe.model_validate(recipe.model_dump() | {"layers": layers})
+
+
+def _numbers_of_zeros(c: Candidate, m: Measurement, twin: Measurement | None) -> str:
+    name = f"{c.name} with up to {max(c.recipe.sparse.values()):.0%} zeros"
+    if twin is None:
+        zipped = "" if m.zipped_bytes is None else f", zipped {_kilobytes(m.zipped_bytes)}"
+        return f"the files of {name} take {_kilobytes(m.size_bytes)}{zipped}"
+    files = f"its files went from {_kilobytes(twin.size_bytes)} to {_kilobytes(m.size_bytes)}"
+    if m.zipped_bytes and twin.zipped_bytes:
+        files += f", zipped from {_kilobytes(twin.zipped_bytes)} to {_kilobytes(m.zipped_bytes)}"
+    speeds = f"from {twin.speedup.value:.2f}x to {m.speedup.value:.2f}x"
+    return f"against the same recipe without zeros the speed-up of {name} went {speeds}, {files}"
+
+
+def _kilobytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1000:,.1f} kB"
 
 
 def about_default_precision(precision: str, speedup: float, low: float, high: float) -> str:

@@ -12,14 +12,9 @@ from autocompress.measure import LatencySettings, describe_environment
 from autocompress.measurement import Measurement
 from autocompress.recipe import Recipe
 from autocompress.search.chosen import ONNX, Manifest
-from autocompress.search.evaluate import (
-    EvaluationContext,
-    Rung,
-    export_candidate,
-    export_onnx,
-    measure_candidate,
-    train_candidate,
-)
+from autocompress.search.context import EvaluationContext, Rung
+from autocompress.search.evaluate import export_candidate, export_onnx, measure_candidate
+from autocompress.search.training import train_candidate
 from autocompress.search.worker import Worker
 from autocompress.task import Task
 

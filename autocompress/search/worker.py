@@ -15,7 +15,7 @@ import torch
 from loky.process_executor import TerminatedWorkerError
 
 from autocompress.errors import AutocompressError
-from autocompress.search.evaluate import EvaluationContext
+from autocompress.search.context import EvaluationContext
 
 Result = TypeVar("Result")
 _POLL_SECONDS = 0.25

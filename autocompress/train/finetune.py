@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,23 @@ from autocompress.train.distillation import distillation_loss
 OnStep = Callable[[int, float], None]
 
 
+class Compression(Protocol):
+    """What methods that change during training, as sparsity, want from a training loop."""
+
+    @property
+    def scores(self) -> list[nn.Parameter]:
+        """Parameters of the method itself, which get a rate of their own and do not decay."""
+
+    def loss(self) -> Tensor:
+        """The method's term of the loss, a scalar; called after the model has run."""
+
+    def step(self, loss: float | None = None) -> None:
+        """To be called after each optimizer step, with the value of the loss without the term."""
+
+    def finish(self) -> None:
+        """To be called after the last step."""
+
+
 @dataclass(frozen=True)
 class FinetuneSettings:
     """How to fine-tune.
@@ -25,6 +42,7 @@ class FinetuneSettings:
         n_steps: Optimizer steps, >= 0.
         learning_rate: Peak rate of AdamW for weights.
         range_learning_rate: Peak rate for the logarithms of quantizer steps and ranges.
+        score_travel: How far scores of gates can move in the whole training; their peak rate is this over `n_steps`.
         weight_decay: Of weights only.
         warm_up: Fraction of the steps over which the rate rises linearly; then it falls as a cosine to 0. Binary
             models go through the four stages of `binarization_stages` instead.
@@ -36,6 +54,7 @@ class FinetuneSettings:
     n_steps: int
     learning_rate: float = 1e-3
     range_learning_rate: float = 1e-3
+    score_travel: float = 20.0
     weight_decay: float = 1e-4
     warm_up: float = 0.1
     distillation: float = 0.9
@@ -51,6 +70,7 @@ def finetune(
     loss: Callable[[Any, Any], Tensor],
     settings: FinetuneSettings,
     on_step: OnStep | None = None,
+    compression: Compression | None = None,
 ) -> None:
     """Train `model` in place; it is in evaluation mode afterwards.
 
@@ -64,6 +84,7 @@ def finetune(
         loss: ``loss(outputs, targets)``, a scalar tensor.
         settings: How.
         on_step: Called after each step with the step's number and loss.
+        compression: Methods that change during training.
 
     Raises:
         TrainingError: There are no batches, the loss is not a finite scalar, or every parameter is frozen.
@@ -71,7 +92,7 @@ def finetune(
     if settings.n_steps == 0:
         model.eval()
         return
-    optimizer = _optimizer(model, ranges, settings)
+    optimizer = _optimizer(model, ranges, compression.scores if compression else [], settings)
     before_step = _schedule(model, optimizer, settings)
     layout = channels_last if _is_channels_last(model) else _as_it_is
     with torch.random.fork_rng(devices=[]), _evaluating(teacher):
@@ -81,11 +102,16 @@ def finetune(
             before_step(step)
             inputs, targets = split_batch(batch, "train")
             value = _total_loss(model, teacher, layout(inputs), targets, loss, settings)
+            total = value + compression.loss() if compression else value
             optimizer.zero_grad()
-            value.backward()  # type: ignore[no-untyped-call]
+            total.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+            if compression:
+                compression.step(value.item())
             if on_step:
                 on_step(step + 1, value.item())
+        if compression:
+            compression.finish()
     model.eval()
 
 
@@ -117,13 +143,16 @@ def rate_factor(step: int, settings: FinetuneSettings) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - n_warm) / max(1, settings.n_steps - n_warm)))
 
 
-def _optimizer(model: nn.Module, ranges: list[nn.Parameter], settings: FinetuneSettings) -> torch.optim.Optimizer:
-    of_quantizers = {id(p) for p in ranges}
-    trained = [p for p in model.parameters() if p.requires_grad and id(p) not in of_quantizers]
+def _optimizer(
+    model: nn.Module, ranges: list[nn.Parameter], scores: list[nn.Parameter], settings: FinetuneSettings
+) -> torch.optim.Optimizer:
+    of_methods = {id(p) for p in (*ranges, *scores)}
+    trained = [p for p in model.parameters() if p.requires_grad and id(p) not in of_methods]
     groups = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
         {"params": ranges, "lr": settings.range_learning_rate, "weight_decay": 0.0},
+        {"params": scores, "lr": settings.score_travel / settings.n_steps, "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if not groups:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from autocompress.graph import inspect_model
-from autocompress.search.evaluate import EvaluationContext
+from autocompress.search.context import EvaluationContext
 from autocompress.search.worker import OutOfTimeError, Worker, WorkFailedError
 from tests.search import work
 from tests.tiny import tiny
@@ -96,7 +96,7 @@ def test_ctrl_c_while_waiting_stops_the_work_but_not_the_worker(context: Evaluat
 def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from autocompress.graph import inspect_model\n"
-        "from autocompress.search.evaluate import EvaluationContext; from autocompress.search.worker import Worker\n"
+        "from autocompress.search.context import EvaluationContext; from autocompress.search.worker import Worker\n"
         "from tests.search import work; from tests.tiny import tiny\n"
         "task = tiny(); graph = inspect_model(task.model, task.example_input)\n"
         "Worker(EvaluationContext(task, graph, Path('.'), 1)).call(work.sleep, 600.0, Path(sys.argv[1]))\n"

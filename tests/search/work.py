@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from autocompress.errors import MeasurementError
-from autocompress.search.evaluate import EvaluationContext
+from autocompress.search.context import EvaluationContext
 
 
 def add(context: EvaluationContext, a: int, b: int) -> int:
