@@ -3,12 +3,18 @@
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
 from autocompress.errors import AutocompressError, TaskError
+
+if TYPE_CHECKING:  # at run time each command imports what it needs, so that --help is quick
+    from rich.table import Table
+
+    from autocompress.recipe import Recipe
+    from autocompress.task import Task
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -158,7 +164,20 @@ def compress(
     check_writable(out)
     with console.status("preparing") as status:
         measurement = compress_once(loaded, loaded_recipe, out, steps, seed, status.update)
+    console.print(_statistics_of(loaded, loaded_recipe, out), highlight=False)
     terminal.print_measurement(console, measurement, "test", out)
+
+
+def _statistics_of(task: "Task", recipe: "Recipe", folder: Path) -> "Table":
+    """What the recipe left of each layer of the trained model in `folder`."""
+    from autocompress.compress.statistics import statistics
+    from autocompress.graph import inspect_model
+    from autocompress.report import statistics_table
+    from autocompress.search.context import EvaluationContext
+
+    context = EvaluationContext(task, inspect_model(task.model, task.example_input), folder, n_cores=1)
+    module = context.restore(recipe, folder).module
+    return statistics_table(statistics(task.model, module, recipe, task.example_input))
 
 
 @app.command()
@@ -169,14 +188,15 @@ def measure(
 ) -> None:
     """Compare the latency of two models on this CPU: paired runs at one thread, with an interval."""
     from autocompress import terminal
-    from autocompress.deploy import load_openvino, size_bytes
+    from autocompress.deploy import load_openvino, size_bytes, zipped_bytes
     from autocompress.measure import LatencySettings, paired_latency, random_inputs
 
     models = [load_openvino(path) for path in (baseline, model)]
     settings = LatencySettings(min_pairs=100, max_pairs=1000, max_seconds=max_seconds, half_width=0.004)
     with console.status("measuring"):
         result = paired_latency(models[0], models[1], random_inputs(models[0]), settings)
-    terminal.print_comparison(console, result, size_bytes(model), size_bytes(baseline))
+    sizes, zipped = ((of(model), of(baseline)) for of in (size_bytes, zipped_bytes))
+    terminal.print_comparison(console, result, sizes, zipped)
 
 
 @app.command()

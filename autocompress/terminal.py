@@ -17,7 +17,7 @@ from autocompress.measure import PairedLatency
 from autocompress.measurement import Environment, Measurement, Speedup
 from autocompress.pareto import Candidate, Choice
 from autocompress.record import StudyRecord
-from autocompress.report.wording import kilobytes, points_interval, recipe_brief, times
+from autocompress.report.wording import kilobytes, points_interval, recipe_brief, times, zipped
 from autocompress.search import Progress
 from autocompress.search.single import Claim
 from autocompress.space import BoundSpace
@@ -79,7 +79,8 @@ def candidate_line(candidate: Candidate) -> str:
     if m is None:
         return f"{what}: failed: {candidate.failure}"
     drop = points_interval(m.accuracy_drop)
-    return f"{what}: {times(m.speedup)} faster, drop {drop} points, {kilobytes(m.size_bytes)} kB"
+    size = f"{kilobytes(m.size_bytes)} kB" + (f" ({zipped(m.zipped_bytes)} zipped)" if m.zipped_bytes else "")
+    return f"{what}: {times(m.speedup)} faster, drop {drop} points, {size}"
 
 
 def _clock(seconds: float) -> str:
@@ -117,6 +118,8 @@ def print_measurement(console: Console, m: Measurement, split: str, folder: Path
     table.add_row("accuracy drop", f"{points_interval(m.accuracy_drop)} points, 90 % interval")
     table.add_row("torch and deployed agree on", f"{m.agreement:.2%} of the samples")
     table.add_row("size", f"{m.size_bytes} bytes (model.xml and model.bin)")
+    if m.zipped_bytes is not None:
+        table.add_row("zipped size", f"{m.zipped_bytes} bytes (both in a zip archive)")
     table.add_row("files", str(folder))
     console.print(table, highlight=False)
 
@@ -164,8 +167,17 @@ def print_choice(console: Console, choice: Choice, folder: Path) -> None:
     console.print(f"{choice.reason}; written to {folder}", markup=False, highlight=False)
 
 
-def print_comparison(console: Console, result: PairedLatency, size: int, baseline_size: int) -> None:
-    """Two models side by side, with a verdict that respects the interval."""
+def print_comparison(
+    console: Console, result: PairedLatency, sizes: tuple[int, int], zipped_sizes: tuple[int, int]
+) -> None:
+    """Two models side by side, with a verdict that respects the interval.
+
+    Args:
+        console: Where to print.
+        result: Their paired latencies.
+        sizes: Bytes of the files of the model and of the baseline.
+        zipped_sizes: Bytes of both in a zip archive.
+    """
     s = result.speedup
     if s.low > 1:
         verdict = f"{times(s)} faster"
@@ -176,7 +188,8 @@ def print_comparison(console: Console, result: PairedLatency, size: int, baselin
         verdict = f"no difference beyond noise: {times(s)}"
     console.print(f"{verdict} ({s.n_pairs} pairs, 95 % interval, one thread)", highlight=False, markup=False)
     console.print(f"latency {result.latency_ms:.3f} ms against {result.baseline_ms:.3f} ms", highlight=False)
-    console.print(f"size {size} bytes against {baseline_size} bytes", highlight=False)
+    for word, (own, other) in (("size", sizes), ("zipped size", zipped_sizes)):
+        console.print(f"{word} {own} bytes against {other} bytes", highlight=False)
 
 
 def print_claims(console: Console, claims: list[Claim]) -> None:

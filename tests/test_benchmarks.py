@@ -1,4 +1,4 @@
-"""The benchmark against NNCF: its data are fetched or refused in a sentence, its report is what its code says."""
+"""The benchmarks: data are fetched or refused in a sentence, reports are what their code says, and they run."""
 
 import importlib.util
 import os
@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 REPORT = (ROOT / "reports" / "benchmarks" / "quantization.md").read_text()
+BINARY = ROOT / "reports" / "benchmarks" / "binary.md"
 
 
 def fetch(name: str, index: Path, cache: Path) -> subprocess.CompletedProcess[str]:
@@ -66,3 +67,23 @@ def test_a_slice_of_the_benchmark_runs() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "## fashion net" in done.stdout and "## Targets" in done.stdout
+
+
+def test_binary_convolutions_were_measured_in_the_binary_kernel_and_were_faster_than_8_bits() -> None:
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in BINARY.read_text().splitlines()]
+    rows = [row for row in rows if row and row[0].isdigit()]
+    assert [(row[0], row[1]) for row in rows] == [("64", "28x28"), ("128", "14x14"), ("256", "14x14")]
+    for row in rows:
+        assert row[-2:] == ["4 x i8", "4 x u1"]
+        over_integer = re.fullmatch(r"\d+\.\d\dx \[(\d+\.\d\d), \d+\.\d\d\]", row[5])
+        assert over_integer and float(over_integer[1]) > 1
+
+
+@pytest.mark.slow
+def test_a_slice_of_the_binary_benchmark_runs_and_writes_nothing() -> None:
+    before = BINARY.read_bytes()
+    command = [sys.executable, "-m", "examples.benchmarks.binary", "--smoke"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| 64 | 14x14 |" in done.stdout and "| 4 x i8 | 4 x u1 |" in done.stdout
+    assert BINARY.read_bytes() == before

@@ -266,7 +266,10 @@ def test_compress_and_measure_repeat_a_candidate(command: Command, study: Path, 
     )
     recipe = study / "candidates" / digest / "recipe.yaml"
     done = command("compress", TINY, "--recipe", recipe, "--steps", 3, "--out", tmp_path / "again")
-    assert done.code == 0 and "speed-up over FP32" in done.out
+    assert done.code == 0 and "speed-up over FP32" in done.out and "zipped size" in done.out
+    rows = [line.split() for line in done.out.splitlines() if "→" in line]
+    assert [cells[0] for cells in rows[1:]] == ["0", "3", "7", "total"]
+    assert all("8 / 8" in " ".join(cells) for cells in rows[1:4])
     names = {path.name for path in (tmp_path / "again").iterdir()}
     assert names == {"model.xml", "model.bin", "model.onnx", "weights.safetensors", "recipe.yaml"}
     same = (study / "candidates" / digest / "weights.safetensors").read_bytes()

@@ -21,6 +21,7 @@ NAN, INF = float("nan"), float("inf")
             "agreement": (NAN, -0.1, 1.1),
             "latency_ms": (NAN, 0.0, -1.0, INF),
             "size_bytes": (0, -1, 1.5),
+            "zipped_bytes": (0, -1, 1.5),
             "macs": (-1,),
             "n_samples": (0,),
             "unknown": (1,),
@@ -60,6 +61,13 @@ def test_a_measurement_is_frozen_and_survives_json() -> None:
     with pytest.raises(ValidationError):
         m.accuracy = 1.0  # type: ignore[misc]
     assert Measurement.model_validate_json(m.model_dump_json()) == m
+
+
+def test_a_measurement_of_an_older_version_has_no_zipped_size() -> None:
+    written = measurement(zipped_bytes=700).model_dump()
+    assert Measurement.model_validate(written).zipped_bytes == 700
+    del written["zipped_bytes"]
+    assert Measurement.model_validate(written).zipped_bytes is None
 
 
 def test_an_environment_survives_json() -> None:

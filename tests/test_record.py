@@ -1,12 +1,14 @@
 """The record of a study as a file."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from autocompress.errors import StudyError
 from autocompress.record import Chosen, StudyRecord, write_atomically
+from autocompress.report import render
 from tests.examples import candidate, measurement, record
 
 FULL = record(
@@ -82,6 +84,13 @@ def test_a_candidate_is_found_by_the_start_of_its_digest() -> None:
 def test_the_baseline_is_the_candidate_to_which_nothing_was_done() -> None:
     assert FULL.baseline.digest == "000000000000"
     assert [c.digest for c in FULL.front().candidates] == ["abc1", "000000000000"]
+
+
+def test_the_committed_report_is_made_again_from_its_record(tmp_path: Path) -> None:
+    committed = Path(__file__).parents[1] / "reports" / "fashion"
+    shutil.copy(committed / "candidates.json", tmp_path)
+    render(tmp_path)
+    assert (tmp_path / "report.md").read_text() == (committed / "report.md").read_text()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What the command line shows, on a terminal and elsewhere."""
 
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -10,9 +11,12 @@ from autocompress.measure import PairedLatency
 from autocompress.measurement import Speedup
 from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.search import Progress
-from tests.examples import candidate
+from tests.examples import candidate, measurement
 
 GOOD = candidate("1a2b3c", 0.004, 2.5, 500_000, label="int8")
+ZIPPED = GOOD.model_copy(
+    update={"measurement": measurement(0.004, 2.5, 500_000, zipped_bytes=320_000)},
+)
 SAMPLED = candidate("4d5e6f", 0.02, 4.0, 300_000, recipe=Recipe(layers={"a": LayerRecipe(weight_bits=4)}))
 
 
@@ -49,6 +53,7 @@ def test_elsewhere_only_finished_candidates_and_messages_are_lines() -> None:
     [
         pytest.param(SAMPLED, "4d5e6f, W4A32 ×1: 4.00x", id="a sampled one says what it is"),
         pytest.param(GOOD.model_copy(update={"rung": "long"}), "int8 (1a2b3c), trained longer: ", id="the long rung"),
+        pytest.param(ZIPPED, "500.0 kB (320.0 zipped)", id="the zipped size"),
         pytest.param(candidate("9"), "pruned 50 %: failed: it crashed", id="a failed one says why"),
     ],
 )
@@ -68,5 +73,15 @@ def test_a_comparison_has_a_verdict(speedup: tuple[float, float, float], verdict
     target, file = console(is_terminal=False)
     value, low, high = speedup
     result = PairedLatency(Speedup(value=value, low=low, high=high, n_pairs=50), 1.0, 1.0)
-    terminal.print_comparison(target, result, 10, 20)
+    terminal.print_comparison(target, result, (10, 20), (8, 18))
     assert file.getvalue().startswith(f"{verdict} (50 pairs, 95 % interval, one thread)")
+    assert "\nsize 10 bytes against 20 bytes\nzipped size 8 bytes against 18 bytes\n" in file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "row"), [(None, ""), (700, "zipped size                  700 bytes (both in a zip")]
+)
+def test_a_measurement_has_its_zipped_size_where_there_is_one(n_bytes: int | None, row: str) -> None:
+    target, file = console(is_terminal=False)
+    terminal.print_measurement(target, measurement(zipped_bytes=n_bytes), "test", Path("out"))
+    assert row in file.getvalue() and bool(row) == ("zipped" in file.getvalue())

@@ -7,8 +7,17 @@ from autocompress.report.frame import frame
 from autocompress.report.front_html import write_front_html
 from autocompress.report.front_svg import write_front_svg
 from autocompress.report.markdown import write_report_md
+from autocompress.report.statistics_table import statistics_table
 
-__all__ = ["frame", "render", "write_front_html", "write_front_svg", "write_report", "write_report_md"]
+__all__ = [
+    "frame",
+    "render",
+    "statistics_table",
+    "write_front_html",
+    "write_front_svg",
+    "write_report",
+    "write_report_md",
+]
 
 RECORD_FILE = "candidates.json"
 

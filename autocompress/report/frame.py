@@ -24,6 +24,7 @@ COLUMN_TYPES = {
     "n_pairs": "Int64",
     "latency_ms": "float64",
     "size_bytes": "Int64",
+    "zipped_bytes": "Int64",
     "macs": "Int64",
     "agreement": "float64",
     "on_front": "bool",
@@ -40,7 +41,7 @@ def frame(record: StudyRecord) -> pd.DataFrame:
         accuracy_drop, accuracy_drop_low, accuracy_drop_high: In units of the score, positive is worse; 90 % interval.
         speedup, speedup_low, speedup_high, n_pairs: Paired ratio to the baseline; 95 % interval; pairs behind it.
         latency_ms: Median of one inference, milliseconds.
-        size_bytes, macs, agreement: As in `Measurement`.
+        size_bytes, zipped_bytes, macs, agreement: As in `Measurement`.
         on_front: Whether the candidate is on the Pareto front; False for a failed one.
         seconds: Wall-clock seconds that the candidate took: its phase `total`, else the sum of its phases.
 
@@ -78,6 +79,7 @@ def _row(candidate: Candidate, on_front: bool) -> dict[str, Any]:
         "n_pairs": speedup.n_pairs,
         "latency_ms": m.latency_ms,
         "size_bytes": m.size_bytes,
+        "zipped_bytes": m.zipped_bytes,
         "macs": m.macs,
         "agreement": m.agreement,
     }

@@ -12,9 +12,10 @@ from plotly.offline import get_plotlyjs
 from autocompress.record import StudyRecord, write_atomically
 from autocompress.report.front_plotly import figure
 from autocompress.report.headline import floor_sentence, headline
-from autocompress.report.plot_points import PlotPoint, plot_points
-from autocompress.report.wording import kilobytes, phases, points_interval, recipe_brief, recipe_lines, times
+from autocompress.report.plot_points import PlotPoint, plot_points, with_zipped_sizes
+from autocompress.report.wording import kilobytes, phases, points_interval, recipe_brief, recipe_lines, times, zipped
 
+ZIPPED_SIZE = "zipped size, kB"
 HEAD = (
     "name",
     "front",
@@ -24,6 +25,7 @@ HEAD = (
     "drop, points",
     "score",
     "size, kB",
+    ZIPPED_SIZE,
     "MACs",
     "recipe",
 )
@@ -65,7 +67,7 @@ def _content(record: StudyRecord) -> dict[str, Any]:
         "floor": floor_sentence(record),
         "figure": script_json(figure(record)),
         "plotly_js": Markup(get_plotlyjs()),
-        "head": HEAD,
+        "head": HEAD if with_zipped_sizes(record) else [title for title in HEAD if title != ZIPPED_SIZE],
         "rows": _rows(record),
         "failed": [c for c in record.candidates if c.failure is not None],
         "phases": phases(record.seconds) if record.seconds else [],
@@ -73,10 +75,11 @@ def _content(record: StudyRecord) -> dict[str, Any]:
 
 
 def _rows(record: StudyRecord) -> list[dict[str, Any]]:
+    with_zipped = with_zipped_sizes(record)
     shown: Sequence[PlotPoint] = sorted(plot_points(record), key=lambda p: (not p.on_front, -p.speedup))
     return [
         {
-            "cells": _cells(p),
+            "cells": _cells(p, with_zipped),
             "brief": recipe_brief(p.candidate.recipe),
             "recipe": recipe_lines(p.candidate.recipe, record.study.n_layers),
             "classes": _classes(p),
@@ -85,7 +88,7 @@ def _rows(record: StudyRecord) -> list[dict[str, Any]]:
     ]
 
 
-def _cells(point: PlotPoint) -> list[str]:
+def _cells(point: PlotPoint, with_zipped: bool) -> list[str]:
     m = point.measurement
     return [
         point.candidate.name + (", chosen" if point.is_chosen else ""),
@@ -96,6 +99,7 @@ def _cells(point: PlotPoint) -> list[str]:
         points_interval(m.accuracy_drop),
         f"{m.accuracy:.4f}",
         kilobytes(m.size_bytes),
+        *([zipped(m.zipped_bytes)] if with_zipped else []),
         f"{m.macs:,}",
     ]
 

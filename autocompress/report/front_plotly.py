@@ -8,7 +8,16 @@ from typing import Any
 from autocompress.record import StudyRecord
 from autocompress.report.front_svg import COLOURS, FLOOR_COLOUR, MEANINGS
 from autocompress.report.plot_points import KINDS, Kind, PlotPoint, lowest_drop_shown, plot_points, staircase
-from autocompress.report.wording import kilobytes, points, points_interval, printable, recipe_lines, shortened, times
+from autocompress.report.wording import (
+    kilobytes,
+    points,
+    points_interval,
+    printable,
+    recipe_lines,
+    shortened,
+    times,
+    zipped,
+)
 
 SYMBOLS: dict[Kind, str] = {"baseline": "diamond", "anchor": "square", "candidate": "circle"}
 FAINT = 0.45
@@ -40,7 +49,7 @@ def hover_text(point: PlotPoint, n_layers: int) -> str:
         f"latency {m.latency_ms:.3f} ms",
         f"drop {points_interval(m.accuracy_drop)} points",
         f"score {m.accuracy:.4f} (torch {m.torch_accuracy:.4f})",
-        f"size {kilobytes(m.size_bytes)} kB",
+        f"size {kilobytes(m.size_bytes)} kB" + (f", zipped {zipped(m.zipped_bytes)} kB" if m.zipped_bytes else ""),
         *recipe_lines(point.candidate.recipe, n_layers),
     ]
     name = escape(printable(point.candidate.name))

@@ -60,8 +60,12 @@ def _accuracy(record: StudyRecord, m: Measurement, split: str) -> str:
 def _size(baseline: Candidate, m: Measurement) -> str:
     if baseline.measurement is None:
         return ""
-    ratio = baseline.measurement.size_bytes / m.size_bytes
-    return f", {ratio:.1f}x smaller" if ratio >= 1 else f", {1 / ratio:.1f}x larger"
+    before = baseline.measurement
+    ratio = before.size_bytes / m.size_bytes
+    zipped = before.zipped_bytes / m.zipped_bytes if before.zipped_bytes and m.zipped_bytes else None
+    if ratio < 1:
+        return f", {1 / ratio:.1f}x larger" + (f" ({1 / zipped:.1f}x zipped)" if zipped else "")
+    return f", {ratio:.1f}x smaller" + (f" ({zipped:.1f}x zipped)" if zipped else "")
 
 
 def _place(record: StudyRecord) -> str:

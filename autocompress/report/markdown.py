@@ -6,10 +6,10 @@ from pathlib import Path
 
 from autocompress.pareto import Candidate
 from autocompress.record import StudyRecord, write_atomically
-from autocompress.report.chosen_recipe import group_rows, layer_rows
+from autocompress.report.chosen_recipe import group_rows, layer_rows, recipe_sentences
 from autocompress.report.headline import floor_sentence, headline
 from autocompress.report.plot_points import PlotPoint, plot_points
-from autocompress.report.wording import kilobytes, phases, points_interval, printable, times
+from autocompress.report.wording import kilobytes, phases, points_interval, printable, times, zipped
 
 INTERVALS = (
     "Speed-up: median of paired ratios, baseline latency / candidate latency, with its 95 % interval. "
@@ -17,7 +17,9 @@ INTERVALS = (
     "two-sided 90 % interval. The floor is held against a one-sided 95 % bound that is corrected for the number of "
     "candidates compared (Bonferroni), since the fastest of many that look good is a lucky one: it lies above that end."
 )
-HEAD = ("name", "on front", "rung", "speed-up", "latency, ms", "drop, points", "size, kB", "MACs")
+ZIPPED_SIZE = "zipped size, kB"
+HEAD = ("name", "on front", "rung", "speed-up", "latency, ms", "drop, points", "size, kB", ZIPPED_SIZE, "MACs")
+LAYER_HEAD = ("layer", "weight bits", "activation bits", "zeros", "rank", "ran here")
 SPECIAL = re.compile(r"[\\`*|~#]|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+]")
 ORDINAL = re.compile(r"^(\d+)([.)])(?=\s|$)")  # `1.` at the start would make a numbered list
 
@@ -59,7 +61,8 @@ def _summary(record: StudyRecord) -> str:
 def _front(record: StudyRecord) -> str:
     shown = sorted(plot_points(record), key=lambda p: -p.speedup)
     rows = [_row(p) for p in shown if p.on_front or p.is_chosen or p.kind != "candidate"]
-    text = f"## Front\n\n![front](front.svg)\n\n{_table(HEAD, rows, 'lllrrrrr')}\n\n{INTERVALS}"
+    table = _table(*_without_empty(HEAD, rows, "lllrrrrrr"))
+    text = f"## Front\n\n![front](front.svg)\n\n{table}\n\n{INTERVALS}"
     n_failed = len(record.candidates) - len(shown)
     counts = (
         f"{len(shown)} candidates measured, {n_failed} failed; the measured ones that are not listed are dominated."
@@ -77,6 +80,7 @@ def _row(point: PlotPoint) -> list[str]:
         f"{m.latency_ms:.3f}",
         points_interval(m.accuracy_drop),
         kilobytes(m.size_bytes),
+        zipped(m.zipped_bytes),
         f"{m.macs:,}",
     ]
 
@@ -85,10 +89,9 @@ def _recipe(record: StudyRecord) -> str:
     if record.chosen is None:
         return ""
     layers, groups = layer_rows(record), group_rows(record)
-    counts = f"{len(layers)} of {record.study.n_layers} layers quantized, {len(groups)} channel groups pruned."
-    text = f"## Chosen recipe\n\n{counts}"
+    text = f"## Chosen recipe\n\n{' '.join(recipe_sentences(record))}"
     if layers:
-        text += "\n\n" + _table(("layer", "weight bits", "activation bits", "ran here"), _escaped(layers), "lrrl")
+        text += "\n\n" + _table(*_without_empty(LAYER_HEAD, _escaped(layers), "lrrrrl"))
     if groups:
         text += "\n\n" + _table(("channel group", "filters removed"), _escaped(groups), "lr")
     return text
@@ -125,6 +128,14 @@ def _list(title: str, lines: Sequence[str]) -> str:
 
 def _escaped(rows: Iterable[Sequence[str]]) -> list[list[str]]:
     return [[escape(cell) for cell in row] for row in rows]
+
+
+def _without_empty(
+    head: Sequence[str], rows: Sequence[Sequence[str]], sides: str
+) -> tuple[list[str], list[list[str]], str]:
+    """A table without the columns in which no row has a text."""
+    kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
+    return [head[i] for i in kept], [[row[i] for i in kept] for row in rows], "".join(sides[i] for i in kept)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], sides: str) -> str:

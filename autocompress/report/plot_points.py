@@ -75,6 +75,11 @@ def plot_points(record: StudyRecord) -> list[PlotPoint]:
     ]
 
 
+def with_zipped_sizes(record: StudyRecord) -> bool:
+    """Whether zipped sizes were measured; records of older versions have none, and their tables no such column."""
+    return any(c.measurement is not None and c.measurement.zipped_bytes is not None for c in record.candidates)
+
+
 def staircase(record: StudyRecord) -> list[tuple[float, float]]:
     """Speed-up and drop in points of the front of these two alone, slowest first.
 

@@ -5,9 +5,16 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
 from autocompress.measurement import Interval, Speedup
-from autocompress.recipe import FLOAT_BITS, LayerRecipe, Recipe
+from autocompress.recipe import FLOAT_BITS, LayerRecipe, Recipe, Sparsification
 
 MAX_NAMES = 4
+IMPORTANCE_WORDS = {
+    "l1": "L1 norm",
+    "l2": "L2 norm",
+    "batch_norm": "batch-norm scale",
+    "taylor": "Taylor score",
+    "activation": "mean size of the output",
+}
 
 Key = TypeVar("Key", str, float)
 
@@ -59,6 +66,15 @@ def kilobytes(size_bytes: float) -> str:
     return f"{size_bytes / 1000:,.1f}"
 
 
+def zipped(n_bytes: int | None) -> str:
+    """A zipped size in kB; empty where it was not measured, as in records of older versions.
+
+    >>> zipped(1_234_567), zipped(None)
+    ('1,234.6', '')
+    """
+    return "" if n_bytes is None else kilobytes(n_bytes)
+
+
 def percent(fraction: float) -> str:
     """A fraction in percent, three digits at most.
 
@@ -77,13 +93,45 @@ def bits(layer: LayerRecipe) -> str:
     return "float" if layer.is_float else f"W{layer.weight_bits}A{layer.activation_bits}"
 
 
+def treatment(layer: LayerRecipe) -> str:
+    """Everything that is done to one layer: its bit widths, then zeros and rank where there are any.
+
+    >>> treatment(LayerRecipe(weight_bits=8, activation_bits=8, sparsity=0.7)), treatment(LayerRecipe(rank_ratio=0.25))
+    ('W8A8 sparse 70 %', 'float rank 25 %')
+    """
+    zeros = f" sparse {percent(layer.sparsity)}" if layer.sparsity else ""
+    rank = f" rank {percent(layer.rank_ratio)}" if layer.rank_ratio < 1 else ""
+    return f"{bits(layer)}{zeros}{rank}"
+
+
+def zeros_by(sparsification: Sparsification) -> str:
+    """How zeros were chosen, in a few words: method, then what is not usual.
+
+    >>> zeros_by(Sparsification(scope="global")), zeros_by(Sparsification(pattern="2:4"))
+    ('magnitude over all sparse layers together', 'magnitude in the pattern 2:4')
+    """
+    together = " over all sparse layers together" if sparsification.scope == "global" else ""
+    pattern = f" in the pattern {sparsification.pattern}" if sparsification.pattern else ""
+    structure = f" of whole {sparsification.structure}" if sparsification.structure != "weights" else ""
+    return f"{sparsification.method}{structure}{together}{pattern}"
+
+
+def filters_by(importance: str) -> str:
+    """What said which filters go, in words.
+
+    >>> filters_by("geometric_median"), filters_by("l1")
+    ('geometric median', 'L1 norm')
+    """
+    return IMPORTANCE_WORDS.get(importance, importance.replace("_", " "))
+
+
 def bit_width(n_bits: int) -> str:
     """One bit width, `float` for 32."""
     return "float" if n_bits == FLOAT_BITS else str(n_bits)
 
 
 def recipe_lines(recipe: Recipe, n_layers: int) -> list[str]:
-    """The recipe in a few lines: the layers of each pair of bit widths, then the groups of each pruning ratio.
+    """The recipe in a few lines: the layers of each treatment, the groups of each pruning ratio, how zeros are chosen.
 
     Args:
         recipe: What is worded.
@@ -95,24 +143,22 @@ def recipe_lines(recipe: Recipe, n_layers: int) -> list[str]:
     >>> recipe_lines(Recipe(layers={"conv": LayerRecipe(weight_bits=8)}, pruning={"fc": 0.5}), n_layers=3)
     ['W8A32: conv', 'float: 2 layers', '50 % of filters removed: fc']
     """
-    by_bits = _grouped({name: bits(layer) for name, layer in recipe.layers.items()})
-    lines = [f"{widths}: {_some(names)}" for widths, names in sorted(by_bits.items())]
+    lines = [f"{what}: {_some(names)}" for what, names in sorted(_by_treatment(recipe).items())]
     n_float = max(0, n_layers - len(recipe.layers))
     if n_float:
         lines.append(f"float: {n_float} layer{'s' if n_float > 1 else ''}")
     by_ratio = _grouped(recipe.pruning)
     lines += [f"{percent(ratio)} of filters removed: {_some(names)}" for ratio, names in sorted(by_ratio.items())]
-    return lines
+    return [*lines, *_methods(recipe)]
 
 
 def recipe_brief(recipe: Recipe) -> str:
-    """The recipe in a few words: how many layers have which bit widths, and the range of pruning ratios.
+    """The recipe in a few words: how many layers have which treatment, and the range of pruning ratios.
 
     >>> recipe_brief(Recipe(layers={"conv": LayerRecipe(weight_bits=8)}, pruning={"a": 0.5, "b": 0.25}))
     'W8A32 ×1, pruned 25-50 %'
     """
-    by_bits = _grouped({name: bits(layer) for name, layer in recipe.layers.items()})
-    parts = [f"{widths} ×{len(names)}" for widths, names in sorted(by_bits.items())]
+    parts = [f"{what} ×{len(names)}" for what, names in sorted(_by_treatment(recipe).items())]
     ratios = sorted(recipe.pruning.values())
     if ratios:
         ends = dict.fromkeys(f"{100 * ratio:.0f}" for ratio in (ratios[0], ratios[-1]))
@@ -131,6 +177,17 @@ def phases(seconds: Mapping[str, float]) -> list[tuple[str, float, str]]:
     return [
         (name, spent, f"{100 * spent / total:.1f} %" if total > 0 else "") for name, spent in [*rows, ("total", total)]
     ]
+
+
+def _by_treatment(recipe: Recipe) -> dict[str, list[str]]:
+    return _grouped({name: treatment(layer) for name, layer in recipe.layers.items()})
+
+
+def _methods(recipe: Recipe) -> list[str]:
+    """How filters and zeros are chosen, where that is not by the L1 norm and the magnitude of each layer."""
+    lines = [f"filters chosen by {filters_by(recipe.importance)}"] if recipe.importance != "l1" else []
+    unusual = recipe.sparsification != Sparsification()
+    return lines + ([f"zeros chosen by {zeros_by(recipe.sparsification)}"] if recipe.sparse and unusual else [])
 
 
 def _grouped(values: Mapping[str, Key]) -> dict[Key, list[str]]:

@@ -27,6 +27,7 @@ def test_there_is_one_row_a_candidate_in_the_order_of_the_record(full):
         ("n_pairs", 40),
         ("latency_ms", 0.5),
         ("size_bytes", 200_001),
+        ("zipped_bytes", 150_003),
         ("macs", 77),
         ("agreement", 0.97),
         ("on_front", True),
@@ -41,6 +42,7 @@ def test_a_column_holds_its_own_number(record, make, measured, recipe, column, v
         torch_accuracy=0.881,
         latency_ms=0.5,
         size_bytes=200_001,
+        zipped_bytes=150_003,
         macs=77,
         agreement=0.97,
     )
@@ -52,6 +54,10 @@ def test_a_failed_candidate_has_its_reason_and_no_numbers(record, make, recipe):
     row = frame(record(make(recipe(8), None))).iloc[1]
     assert row.failure == "fine-tuning diverged: the loss is not finite"
     assert row[["accuracy", "accuracy_drop", "speedup", "n_pairs", "latency_ms", "size_bytes", "macs"]].isna().all()
+
+
+def test_a_zipped_size_that_was_not_measured_is_missing(record, make, measured, recipe):
+    assert frame(record(make(recipe(8), measured(speedup=2.0)))).zipped_bytes.isna().all()
 
 
 def test_a_measured_candidate_has_no_failure(full):

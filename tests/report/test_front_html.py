@@ -171,6 +171,17 @@ def test_the_hover_tells_numbers_and_recipe(record, make, measured, text_of):
     ]
 
 
+def test_the_hover_and_the_table_tell_the_zipped_size_where_it_was_measured(record, make, measured, recipe, text_of):
+    run = make(recipe(8), measured(speedup=3.0, size_bytes=215_000, zipped_bytes=180_400))
+    text = text_of(record(run))
+    first, last = Page(text).tables["candidates"][1:]
+    assert "<th>size, kB</th><th>zipped size, kB</th><th>MACs</th>" in text
+    assert (first[7:9], last[7:9]) == (["215.0", "180.4"], ["800.0", ""])
+    assert "<br>size 215.0 kB, zipped 180.4 kB<br>" in json.dumps(figure_in(text))
+    old = text_of(record(make(recipe(8), measured(speedup=3.0))))
+    assert "zipped size" not in old and "zipped" not in json.dumps(figure_in(old))
+
+
 def test_error_bars_reach_to_the_ends_of_the_intervals(record, make, measured, recipe):
     run = make(recipe(8), measured(speedup=(3.0, 2.5, 3.75), drop=(0.02, 0.01, 0.04)))
     trace = next(t for t in figure(record(run))["data"] if t["name"] == "candidate, on the front")

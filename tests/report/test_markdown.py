@@ -3,7 +3,7 @@
 import pytest
 from markdown_it import MarkdownIt
 
-from autocompress.recipe import LayerRecipe, Recipe
+from autocompress.recipe import LayerRecipe, Recipe, Sparsification
 from autocompress.record import Chosen
 from autocompress.report import write_report_md
 from autocompress.report.markdown import escape
@@ -125,6 +125,80 @@ def test_the_chosen_recipe_is_told_layer_by_layer_and_group_by_group(chosen_of, 
     assert row_of(text, "conv") == ["conv", "4", "8", "as the recipe says"]
     assert row_of(text, "fc") == ["fc", "8", "float", "in floating point"]
     assert row_of(text, "stem") == ["stem", "12.5 %"]
+
+
+def test_zipped_sizes_have_a_column_where_they_were_measured(record, make, measured, recipe, written):
+    run = make(recipe(8), measured(speedup=3.0, size_bytes=215_000, zipped_bytes=180_400))
+    text = written(record(run))
+    assert "| size, kB | zipped size, kB | MACs |" in text
+    assert row_of(text, run.digest)[6:] == ["215.0", "180.4", "12,345,678"]
+    assert row_of(text, "fp32")[6:] == ["800.0", "", "12,345,678"]
+    assert "zipped" not in written(record(make(recipe(8), measured(speedup=3.0))))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        pytest.param((800_000, 720_000), (200_000, 90_000), ", 4.0x smaller (8.0x zipped)", id="smaller"),
+        pytest.param((800_000, 720_000), (1_600_000, 1_440_000), ", 2.0x larger (2.0x zipped)", id="larger"),
+        pytest.param((800_000, None), (200_000, 90_000), ", 4.0x smaller", id="a baseline of an older version"),
+    ],
+)
+def test_the_headline_tells_how_much_smaller_the_zipped_files_are(
+    record, make, measured, recipe, written, before, now, words
+):
+    run = make(recipe(8), measured(size_bytes=now[0], zipped_bytes=now[1]))
+    baseline = make(Recipe(), measured(size_bytes=before[0], zipped_bytes=before[1]), label="fp32")
+    chosen = Chosen(digest=run.digest, meets_wishes=True, reason="the reason")
+    assert f"{words}**" in written(record(chosen=chosen, candidates=(baseline, run)))
+
+
+def test_layers_that_are_only_sparse_or_of_low_rank_are_not_called_quantized(chosen_of, measured, written):
+    layers = {
+        "conv": LayerRecipe(sparsity=0.7),
+        "fc": LayerRecipe(rank_ratio=0.25),
+        "head": LayerRecipe(weight_bits=8, activation_bits=8, sparsity=0.5, rank_ratio=0.5),
+    }
+    text = written(chosen_of(measured(), recipe=Recipe(layers=layers)))
+    assert "1 of 7 layers quantized, 2 sparse, 2 in low rank, 0 channel groups pruned." in text
+    assert "| layer | weight bits | activation bits | zeros | rank | ran here |" in text
+    assert row_of(text, "conv") == ["conv", "float", "float", "70 %", "", "as the recipe says"]
+    assert row_of(text, "fc") == ["fc", "float", "float", "", "25 %", "as the recipe says"]
+    assert row_of(text, "head") == ["head", "8", "8", "50 %", "50 %", "as the recipe says"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "sentence"),
+    [
+        pytest.param(
+            Recipe(pruning={"stem": 0.5}, importance="geometric_median"),
+            "The filters that stay were chosen by geometric median.",
+            id="importance",
+        ),
+        pytest.param(
+            Recipe(layers={"fc": LayerRecipe(sparsity=0.5)}, sparsification=Sparsification(pattern="2:4")),
+            "chosen by magnitude in the pattern 2:4; schedule: polynomial, over the first 70 % of the training.",
+            id="pattern",
+        ),
+        pytest.param(
+            Recipe(
+                layers={"fc": LayerRecipe(sparsity=0.5)},
+                sparsification=Sparsification(
+                    method="movement", structure="rows", schedule="exponential", initial_sparsity=0.1, end=1.0
+                ),
+            ),
+            "Zeros were chosen by movement of whole rows; schedule: exponential, from 10 % over the whole training.",
+            id="movement",
+        ),
+    ],
+)
+def test_the_chosen_recipe_tells_how_filters_and_zeros_were_chosen(chosen_of, measured, written, chosen, sentence):
+    assert sentence in section(written(chosen_of(measured(), recipe=chosen)), "Chosen recipe")
+
+
+def test_a_usual_recipe_has_no_words_about_methods_and_no_empty_columns(chosen_of, measured, written):
+    text = section(written(chosen_of(measured())), "Chosen recipe")
+    assert "chosen by" not in text and "zeros" not in text and "rank" not in text
 
 
 def test_the_time_is_shared_out_longest_first_and_the_total_last(record, written):
