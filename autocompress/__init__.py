@@ -7,9 +7,10 @@ if TYPE_CHECKING:
     from autocompress.errors import AutocompressError
     from autocompress.pareto import Candidate, Choice, ParetoFront, Wishes
     from autocompress.ptq import quantize
-    from autocompress.recipe import Calibration, LayerRecipe, Recipe
+    from autocompress.recipe import Calibration, LayerRecipe, Recipe, Sparsification
     from autocompress.study import Study, create_study, load_study
     from autocompress.task import Score, Task, TensorBatches, top1_accuracy
+    from autocompress.train import adapt_batch_norm
 
 __version__ = "0.1.0"
 
@@ -17,9 +18,10 @@ _HOMES = {  # public names are loaded when they are first used, so that reading 
     "errors": ["AutocompressError"],
     "pareto": ["Candidate", "Choice", "ParetoFront", "Wishes"],
     "ptq": ["quantize"],
-    "recipe": ["Calibration", "LayerRecipe", "Recipe"],
+    "recipe": ["Calibration", "LayerRecipe", "Recipe", "Sparsification"],
     "study": ["Study", "create_study", "load_study"],
     "task": ["Score", "Task", "TensorBatches", "top1_accuracy"],
+    "train": ["adapt_batch_norm"],
 }
 
 __all__ = [
@@ -31,10 +33,12 @@ __all__ = [
     "ParetoFront",
     "Recipe",
     "Score",
+    "Sparsification",
     "Study",
     "Task",
     "TensorBatches",
     "Wishes",
+    "adapt_batch_norm",
     "create_study",
     "load_study",
     "quantize",

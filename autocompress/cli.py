@@ -144,7 +144,13 @@ def choose(
 @app.command()
 def compress(
     task: TaskArgument,
-    recipe: Annotated[Path, typer.Option(help="Recipe YAML, for example a study's chosen/recipe.yaml.")],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="Recipe YAML, for example a study's chosen/recipe.yaml, or a preset: int8, int8-prune50, "
+            "int8-sparse70, or jpqd (prunes, quantizes and distils transformers in one training)."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the deployed model.")],
     steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
@@ -154,18 +160,29 @@ def compress(
     For example: `autocompress compress my_task.py:task --recipe runs/mine/chosen/recipe.yaml --steps 500 --out longer`
     """
     from autocompress import terminal
-    from autocompress.recipe import Recipe
     from autocompress.search.folder import check_writable
     from autocompress.search.single import compress_once
     from autocompress.tasks.loading import load_task
 
-    loaded_recipe = Recipe.read(recipe)
     loaded = load_task(task)
+    loaded_recipe = _read_recipe(recipe, loaded)
     check_writable(out)
     with console.status("preparing") as status:
         measurement = compress_once(loaded, loaded_recipe, out, steps, seed, status.update)
     console.print(_statistics_of(loaded, loaded_recipe, out), highlight=False)
     terminal.print_measurement(console, measurement, "test", out)
+
+
+def _read_recipe(name_or_path: str, task: "Task") -> "Recipe":
+    """The recipe in a file, or the preset of that name where there is no such file."""
+    from autocompress.graph import inspect_model
+    from autocompress.measure import default_weight_bits
+    from autocompress.recipe import Recipe
+    from autocompress.space import PRESETS, preset
+
+    if name_or_path in PRESETS and not Path(name_or_path).exists():
+        return preset(name_or_path, inspect_model(task.model, task.example_input), default_weight_bits())
+    return Recipe.read(Path(name_or_path))
 
 
 def _statistics_of(task: "Task", recipe: "Recipe", folder: Path) -> "Table":

@@ -324,7 +324,9 @@ class Recipe(_Brief):
         try:
             text = path.read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"recipe {path} cannot be read: {error}; give the path of a recipe.yaml") from None
+            raise RecipeError(
+                f"recipe {path} cannot be read: {error}; give the path of a recipe.yaml or a preset"
+            ) from None
         return cls.from_yaml(text, str(path))
 
 

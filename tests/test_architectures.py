@@ -96,7 +96,7 @@ def test_a_pruned_model_trains_all_that_trained_before(name: str) -> None:
 @every_architecture
 def test_a_pruned_model_computes_the_same_in_openvino(name: str) -> None:
     model, x = pruned(name), ARCHITECTURES[name].inputs()
-    plain = compressed(name).freeze_weights()  # weight and spectral norm, which OpenVINO may not convert, made permanent
+    plain = compressed(name).freeze_weights()  # OpenVINO converts no spectral norm
     compiled = compile_model(to_openvino(plain, x), 1)
     results = compiled([tensor.numpy() for tensor in flatten(x)])
     with torch.no_grad():

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 from torch import Tensor, nn
 
 from autocompress.compress.attaching import (
@@ -18,6 +19,7 @@ from autocompress.compress.attaching import (
 from autocompress.compress.quantization import Exportable, InputQuantizer
 from autocompress.compress.smoothing import scale_input_channels
 from autocompress.compress.sparsity_training import SparsityTraining, mask_parameters
+from autocompress.compress.statistics import statistics
 from autocompress.compress.weight_quantization import IntegerWeight
 from autocompress.errors import CompressionError
 from autocompress.graph import fold_attention
@@ -114,6 +116,14 @@ class CompressedModel:
                 remove_input(layer)
         fold_attention(module)
         return module
+
+    def statistics(self, model: nn.Module) -> pd.DataFrame:
+        """What compression left of each layer, and of the whole; `autocompress.compress.statistics` says the columns.
+
+        Args:
+            model: The FP32 module that was compressed.
+        """
+        return statistics(model, self.module, self.recipe, self.example_input)
 
     def describe(self) -> list[dict[str, Any]]:
         """What each quantized layer got: bits, grids, and the calibrated range of its input.

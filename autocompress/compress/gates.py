@@ -88,7 +88,8 @@ def initial_scores(weight: Tensor, typical_magnitude: Tensor | None = None) -> T
 
 def root_mean_square(weights: Sequence[Tensor]) -> Tensor:
     """Of all values of `weights`, of which there is at least one; a scalar without a gradient."""
-    return torch.cat([weight.detach().flatten() for weight in weights]).square().mean().sqrt()
+    squares = torch.stack([weight.detach().square().sum() for weight in weights]).sum()
+    return (squares / sum(weight.numel() for weight in weights)).sqrt()
 
 
 def density_loss(

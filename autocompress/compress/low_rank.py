@@ -10,6 +10,7 @@ from torch.nn.utils import parametrize
 
 from autocompress.compress.attaching import parameter_uses
 from autocompress.compress.calibration import naming
+from autocompress.compress.factored_layer import FactoredLayer
 from autocompress.errors import CompressionError
 
 RANK_STEP = 8  # kernels of CPUs compute channels in such blocks, so ranks between them cost the same
@@ -123,7 +124,7 @@ def why_not_low_rank(layer: nn.Module) -> str:
     return ""
 
 
-def factorize(layer: nn.Module, rank_ratio: float, input_size: Sequence[int] = ()) -> nn.Sequential | None:
+def factorize(layer: nn.Module, rank_ratio: float, input_size: Sequence[int] = ()) -> FactoredLayer | None:
     """Layers of low rank that compute nearly what `layer` computes; `layer` is not changed.
 
     A Linear layer or 1x1 convolution becomes two by `svd_factors`: the first has stride and padding, the second the
@@ -180,7 +181,7 @@ def apply_low_rank(
     layers = {name: _named(module, name) for name in ranks}
     _check_one_ratio(layers, ranks)
     n_uses = parameter_uses(module)
-    made: dict[nn.Module, nn.Sequential | None] = {}
+    made: dict[nn.Module, FactoredLayer | None] = {}
     for name, layer in layers.items():
         is_free = layer is not module and all(n_uses[id(p)] == 1 for p in layer.parameters(recurse=False))
         with naming(name):
@@ -240,7 +241,7 @@ def _kind(layer: nn.Module) -> Any:
     return next(kind for kind in _KINDS if isinstance(layer, kind))
 
 
-def _pointwise(layer: nn.Linear | Convolution, rank_ratio: float) -> nn.Sequential | None:
+def _pointwise(layer: nn.Linear | Convolution, rank_ratio: float) -> FactoredLayer | None:
     """Two factors; both run at output positions, so their number has no say."""
     n_out, n_in = layer.weight.shape[:2]
     rank = kept_rank(min(n_out, n_in), rank_ratio)
@@ -251,7 +252,7 @@ def _pointwise(layer: nn.Linear | Convolution, rank_ratio: float) -> nn.Sequenti
     return _chain(layer, [_made(layer, down, **_geometry(layer)), _made(layer, up)])
 
 
-def _spatial(layer: Convolution, rank_ratio: float, input_size: Sequence[int]) -> nn.Sequential | None:
+def _spatial(layer: Convolution, rank_ratio: float, input_size: Sequence[int]) -> FactoredLayer | None:
     """Three factors, or two where a rank is all channels."""
     n_out, n_in, n_kernel = *layer.weight.shape[:2], math.prod(layer.kernel_size)
     rank_in = kept_rank(min(n_in, n_out * n_kernel), rank_ratio)
@@ -302,9 +303,9 @@ def _made(layer: nn.Linear | Convolution, weight: Tensor, **geometry: Any) -> nn
     return made
 
 
-def _chain(layer: nn.Linear | Convolution, factors: Iterable[nn.Module]) -> nn.Sequential:
+def _chain(layer: nn.Linear | Convolution, factors: Iterable[nn.Module]) -> FactoredLayer:
     """The factors in the mode of `layer`, the last one with its bias."""
-    chain = nn.Sequential(*factors)
+    chain = FactoredLayer(factors, layer)
     if layer.bias is not None:
         chain[-1].bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
     return chain.train(layer.training)

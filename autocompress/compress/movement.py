@@ -13,9 +13,9 @@ INITIAL_SCALE = 1e-3  # scores start as this multiple of magnitudes: an order, a
 class MovementMask(WeightMask):
     """Zeros where learned scores are lowest.
 
-    The mask keeps the units with the top scores (Sanh et al. 2020, equation 2 with Top_v); the gradient passes it
-    straight through, so ``dL/dS = dL/dW' * W`` (equation 3), for masked weights too, while ``dL/dW = dL/dW' * M``.
-    Scores therefore grow for weights that training moves away from zero (equation 4).
+    The mask keeps the units with the top scores, Top_v of Sanh et al. 2020, section 3; the gradient passes it straight
+    through, so ``dL/dS = dL/dW' * W``, for masked weights too, while ``dL/dW = dL/dW' * M`` (section 4). Scores
+    therefore grow for weights that training moves away from zero.
 
     With blocks one score stands for `block_size` neighbouring rows (output channels) of a weight, and for their biases:
     its gradient is the sum over all of them. One mask may stand before several weights and biases of the same rows.
@@ -29,9 +29,9 @@ class MovementMask(WeightMask):
     """
 
     def __init__(self, weights: Sequence[Tensor], block_size: int | None = None) -> None:
-        self.block_size = block_size
         magnitude = torch.stack([_unit_magnitude(weight, block_size) for weight in weights]).mean(dim=0)
         super().__init__(magnitude.shape)
+        self.block_size = block_size
         self.scores = nn.Parameter(INITIAL_SCALE * magnitude)
 
     def ranking(self, weight: Tensor) -> Tensor:

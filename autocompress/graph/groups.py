@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.graph.dependencies import OUTPUTS, ChannelDependencies, as_container
-from autocompress.graph.heads import first_line, is_close
+from autocompress.graph.heads import first_line, is_close, vary_constants
 from autocompress.graph.model_graph import ChannelGroup
 from autocompress.task import call, flatten
 
@@ -86,6 +86,7 @@ def _reason(model: nn.Module, example_input: Any, names: Sequence[str]) -> str:
     """Why the groups `names` cannot lose channels; empty if they can."""
     trial = copy.deepcopy(model)
     try:
+        vary_constants(trial)
         dependencies = ChannelDependencies(trial, example_input)
         gone = {name: _some_channels(dependencies, name) for name in names}
         norms = {norm for name in names for norm in dependencies.normalizers(name)}

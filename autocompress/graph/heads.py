@@ -171,6 +171,7 @@ def _first_inputs(model: nn.Module, scopes: Collection[str], example_input: Any)
 def _trial(block: nn.Module, scope: str, heads: Heads, inputs: tuple[Any, Any], change: Any) -> Tensor:
     """First output of a copy of `block` after `change` of the middle head."""
     trial = copy.deepcopy(block)
+    vary_constants(trial)
     size, middle = heads.head_size, heads.n_heads // 2
     change(trial, heads, list(range(middle * size, (middle + 1) * size)), scope)
     args, kwargs = copy.deepcopy(inputs)
@@ -222,6 +223,20 @@ def _tensors(owner: nn.Module, found: Heads) -> tuple[tuple[tuple[Place, int], .
             elif not path and tuple(tensor.shape).count(inner) == 1:
                 per_row.append(((path, name), tuple(tensor.shape).index(inner)))
     return tuple(per_head), tuple(per_row)
+
+
+def vary_constants(model: nn.Module) -> None:
+    """Give parameters of one value throughout, such as scales of zero, others: a trial would show nothing with them.
+
+    Args:
+        model: A copy that is thrown away; changed, always in the same way.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and parameter.numel() > 1 and parameter.min() == parameter.max():
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(0.1 * noise.to(parameter))
 
 
 def first_line(error: Exception) -> str:

@@ -239,6 +239,20 @@ def test_a_mask_goes_behind_a_parametrization_of_the_users() -> None:
     assert (module[0].weight != 0).flatten().tolist() == brute_force(weight.abs().flatten().tolist(), 16)
 
 
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def test_a_mask_gets_the_weight_as_all_links_before_it_leave_it() -> None:
+    module = nn.Sequential(nn.Linear(8, 4))
+    for _ in range(2):
+        parametrize.register_parametrization(module[0], "weight", Doubled())
+    weight = module[0].weight.detach().clone()
+    attach_masks(module, {"0": 0.5}, Sparsification())
+    assert torch.equal(weight_before_mask(module[0]), weight)
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -293,6 +293,26 @@ def test_the_adaptive_schedule_waits_for_the_loss() -> None:
     assert (good.level, bad.level) == (pytest.approx(0.58), pytest.approx(0.58 / 10))
 
 
+def test_the_adaptive_schedule_decides_at_epochs_where_they_are_counted() -> None:
+    settings = Sparsification(schedule="adaptive", end=1.0)
+    training = SparsityTraining(masked(settings), SPARSE, settings, 40, steps_per_epoch=4)
+    for _ in range(2):
+        training.epoch_step(1.0)
+    assert training.level == pytest.approx(0.58 * 2 / 5)
+
+
+@METHODS
+def test_a_shared_mask_counts_once(method: str) -> None:
+    module = nn.Sequential(nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(8, 8))
+    module[1].weight = module[0].weight
+    sparse, settings = {"0": 0.5, "1": 0.5, "2": 0.25}, Sparsification(method=method, scope="global")
+    attach_masks(module, sparse, settings)
+    training = SparsityTraining(module, sparse, settings, 10)
+    training.finish()
+    assert training.level == pytest.approx((96 * 0.5 + 64 * 0.25) / 160)
+    assert sum(int((layer.weight == 0).sum()) for layer in (module[0], module[2])) == 64
+
+
 @pytest.mark.parametrize(
     ("settings", "arguments", "call", "said"),
     [

@@ -192,14 +192,21 @@ class Overlapping(Sum):
         return self.head(self.hidden((first * second).relu()).relu())
 
 
-def test_a_sum_of_joined_channels_is_one_group_of_all() -> None:
-    dependencies = ChannelDependencies(Sum(), torch.ones(1, 6))
+class SumTheOtherWay(Sum):
+    def forward(self, x: Tensor) -> Tensor:
+        joined = self.whole(x).tanh() + torch.cat([self.left(x), self.right(x)], dim=1)
+        return self.head(self.hidden(joined.relu()).relu())
+
+
+@pytest.mark.parametrize("kind", [Sum, SumTheOtherWay])
+def test_a_sum_of_joined_channels_is_one_group_of_all(kind: type[Sum]) -> None:
+    dependencies = ChannelDependencies(kind(), torch.ones(1, 6))
     (found,) = [group for group in dependencies.groups if group not in ("hidden", "head")]
     assert (dependencies.n_channels(found), {s.layer for s in dependencies.slices(found)}) == (
         24,
         {"left", "right", "whole"},
     )
-    assert {g.reason for g in inspect_model(Sum(), torch.ones(1, 6)).groups if g.name != "head"} == {""}
+    assert {g.reason for g in inspect_model(kind(), torch.ones(1, 6)).groups if g.name != "head"} == {""}
 
 
 def test_sums_that_overlap_in_part_are_locked() -> None:
@@ -207,6 +214,14 @@ def test_sums_that_overlap_in_part_are_locked() -> None:
     tied = [group for group in groups if group.name not in ("hidden", "head")]
     assert tied
     assert all(group.reason for group in tied)
+
+
+def test_weights_that_are_all_zero_hide_no_permutation() -> None:
+    model = ARCHITECTURES["shufflenet"].build()
+    for name in ("body.1.last", "body.2.last"):
+        nn.init.zeros_(model.get_submodule(name).weight)
+    found = {g.name: g.reason for g in inspect_model(model, ARCHITECTURES["shufflenet"].inputs()).groups}
+    assert "computes something else" in found["body.1.first.0"]
 
 
 def test_a_permutation_of_channels_locks_the_group() -> None:

@@ -217,6 +217,15 @@ def test_one_layer_for_all_maps_loses_three_rows_a_channel(kind: type[FusedAtten
     assert torch.allclose(first_output(model, x), wanted, atol=1e-6)
 
 
+def test_an_output_layer_of_zeros_hides_no_order_of_rows() -> None:
+    torch.manual_seed(0)
+    model, x = Classifier(Interleaved).eval(), torch.randn(2, 6, 4)
+    rows = model.attention.qkv.weight.detach().clone()
+    nn.init.zeros_(model.attention.proj.weight)
+    ChannelDependencies(model, x).remove("attention.qkv", range(8))
+    assert torch.equal(model.attention.qkv.weight, rows[24:])
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
