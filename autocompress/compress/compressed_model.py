@@ -16,6 +16,7 @@ from autocompress.compress.attaching import (
     remove_input,
     weight_before,
 )
+from autocompress.compress.mask_attaching import zeros_written
 from autocompress.compress.quantization import Exportable, InputQuantizer
 from autocompress.compress.smoothing import scale_input_channels
 from autocompress.compress.sparsity_training import SparsityTraining, mask_parameters
@@ -58,7 +59,8 @@ class CompressedModel:
         for quantizer in quantizers:
             quantizer.start_export()
         try:
-            yield self.module
+            with zeros_written(self.module):
+                yield self.module
         finally:
             for quantizer in quantizers:
                 quantizer.end_export()

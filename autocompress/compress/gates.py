@@ -61,6 +61,8 @@ class Gates(WeightMask):
 
     def forward(self, weight: Tensor) -> Tensor:
         """`weight` where gates are open and 0 where they are closed, same shape."""
+        if self.is_written:
+            return weight
         if self.learning and self.training:
             return weight * self.sample()
         return self.apply_mask(weight, self.scores > 0 if self.learning else self.mask)

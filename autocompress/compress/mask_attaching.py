@@ -1,6 +1,7 @@
 """Putting masks on layers, and finding them again."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -99,6 +100,42 @@ def set_masks(levels: list[tuple[WeightMask, nn.Module, float]], scope: str) -> 
         kept = [keep_largest(ranking, n) for ranking, n in zip(rankings, n_zeros, strict=True)]
     for (mask, _, _), keep in zip(levels, kept, strict=True):
         mask.mask.copy_(keep)
+
+
+@contextmanager
+def zeros_written(module: nn.Module) -> Iterator[None]:
+    """Inside the block the zeros stand in the weights and biases themselves, and an export holds no masks.
+
+    Masks behind another parametrization, such as weight norm, stay as they are.
+    """
+    originals = _maskable_originals(module)
+    saved = {original: original.detach().clone() for tensors in originals.values() for original in tensors}
+    with torch.no_grad():
+        for mask, tensors in originals.items():
+            for original in tensors:
+                original.copy_(mask(original))
+            mask.is_written = True
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for original, values in saved.items():
+                original.copy_(values)
+        for mask in originals:
+            mask.is_written = False
+
+
+def _maskable_originals(module: nn.Module) -> dict[WeightMask, list[nn.Parameter]]:
+    """Parameters by the mask that is the first to get them; without masks that stand behind other links."""
+    found: dict[WeightMask, list[nn.Parameter]] = {}
+    behind = set()
+    for _, layer, mask in masks(module):
+        for tensor in ("weight", "bias"):
+            chain = list(chain_of(layer, tensor)) if parametrize.is_parametrized(layer, tensor) else []
+            if mask in chain:
+                found.setdefault(mask, []).extend(chain_of(layer, tensor).parameters(recurse=False))
+                behind |= {mask} if chain[0] is not mask else set()
+    return {mask: tensors for mask, tensors in found.items() if mask not in behind}
 
 
 def _by_mask(

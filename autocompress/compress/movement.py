@@ -46,7 +46,7 @@ class MovementMask(WeightMask):
 
     def forward(self, weight: Tensor) -> Tensor:
         """`weight`, or a bias, with zeros, same shape."""
-        if not self.learning:
+        if self.is_written or not self.learning:
             return super().forward(weight)
         passed = self.mask.to(self.scores.dtype) + (self.scores - self.scores.detach())
         return weight * self.spread(passed, weight)

@@ -124,10 +124,12 @@ class WeightMask(nn.Module):
     Attributes:
         mask: bool, one a unit; True stays.
         learning: Whether training moves scores that the mask comes from; otherwise `mask` alone is applied.
+        is_written: Whether the zeros stand in the weights themselves, so that the mask has nothing to do.
     """
 
     mask: Tensor
     learning: bool = False
+    is_written: bool = False
 
     def __init__(self, shape: Sequence[int]) -> None:
         super().__init__()
@@ -160,7 +162,7 @@ class WeightMask(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """`weight` with zeros, same shape."""
-        return self.apply_mask(weight, self.mask)
+        return weight if self.is_written else self.apply_mask(weight, self.mask)
 
 
 class MagnitudeMask(WeightMask):

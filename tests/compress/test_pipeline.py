@@ -14,7 +14,7 @@ from autocompress.compress.quantization import Exportable
 from autocompress.compress.weight_quantization import WeightQuantizer
 from autocompress.errors import CompressionError
 from autocompress.graph import UnfoldedAttention, inspect_model
-from autocompress.recipe import LayerRecipe, Recipe
+from autocompress.recipe import LayerRecipe, Recipe, Sparsification
 from autocompress.space import uniform_recipe
 from autocompress.task import call, flatten
 from tests.nets import NETS, Net
@@ -297,3 +297,20 @@ def test_fewer_bits_give_a_larger_error() -> None:
         errors.append(float((outputs(result.module, x)[0] - reference).square().mean()))
     assert errors == sorted(errors)
     assert errors[0] < 1e-3 * errors[-1]
+
+
+@pytest.mark.parametrize("method", ["magnitude", "regularization", "movement"])
+def test_an_export_has_zeros_instead_of_masks_and_leaves_the_weights_behind_them(method: str) -> None:
+    model, x = NETS["tied"].build(), NETS["tied"].inputs()
+    graph = inspect_model(model, x)
+    layers = uniform_recipe(graph, LayerRecipe(sparsity=0.5)).layers
+    result = compress(model, graph, Recipe(layers=layers, sparsification=Sparsification(method=method)), x)
+    before = result.state()
+    wanted = outputs(result.module, x)
+    with result.export_form() as module:
+        weight = module.get_submodule("hidden").parametrizations["weight"].original
+        assert int((weight == 0).sum()) == 128
+        assert all(torch.equal(a, b) for a, b in zip(outputs(module, x), wanted, strict=True))
+    after = result.state()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert all(torch.equal(a, b) for a, b in zip(outputs(result.module, x), wanted, strict=True))

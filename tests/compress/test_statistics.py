@@ -286,6 +286,7 @@ def test_nothing_is_changed() -> None:
         pytest.param("residual", LayerRecipe(), id="float convolutions"),
         pytest.param("residual", W3A8, id="W3A8 convolutions"),
         pytest.param("residual", LayerRecipe(weight_bits=4, weight_scheme="asymmetric"), id="W4A32 convolutions"),
+        pytest.param("residual", LayerRecipe(sparsity=0.7), id="sparse float convolutions"),
         pytest.param("encoder", W8A8, id="W8A8 transformer"),
         pytest.param("encoder", W4A8.model_copy(update={"weight_scheme": "asymmetric"}), id="W4A8 transformer"),
     ],
