@@ -100,8 +100,9 @@ def tucker_factors(weight: Tensor, rank_in: int, rank_out: int) -> tuple[Tensor,
     basis_in = _basis(_unfolded(exact, 1), rank_in)
     for _ in range(N_SWEEPS):
         basis_out = _basis(_unfolded(torch.einsum("oik,ir->ork", exact, basis_in), 0), rank_out)
-        basis_in = _basis(_unfolded(torch.einsum("oik,os->sik", exact, basis_out), 1), rank_in)
-    core = torch.einsum("oik,ir,os->srk", exact, basis_in, basis_out)
+        short = torch.einsum("oik,os->sik", exact, basis_out)
+        basis_in = _basis(_unfolded(short, 1), rank_in)
+    core = torch.einsum("sik,ir->srk", short, basis_in)
     size_out, size_in = (_sizes(_unfolded(core, axis)) ** (1 / 3) for axis in (0, 1))
     core = core / size_out[:, None, None] / size_in[:, None]
     core = core.reshape(rank_out, rank_in, *weight.shape[2:])
@@ -178,23 +179,24 @@ def apply_low_rank(
         CompressionError: A layer does not exist, a ratio is not in (0, 1], one layer gets two ratios by two names, or
             a weight is not finite.
     """
-    layers = {name: _named(module, name) for name in ranks}
-    _check_one_ratio(layers, ranks)
     n_uses = parameter_uses(module)
-    made: dict[nn.Module, FactoredLayer | None] = {}
-    for name, layer in layers.items():
-        is_free = layer is not module and all(n_uses[id(p)] == 1 for p in layer.parameters(recurse=False))
-        with naming(name):
-            if layer not in made:
-                made[layer] = factorize(layer, ranks[name], _size(layer, input_shapes, name)) if is_free else None
-    _replace(module, made)
-    found = {name: made[layer] for name, layer in layers.items()}
-    return {name: tuple(f"{name}.{i}" for i in range(len(new))) for name, new in found.items() if new is not None}
+    found: dict[str, tuple[str, ...]] = {}
+    for names in _by_layer(module, ranks):
+        layer = module.get_submodule(names[0])
+        if layer is module or any(n_uses[id(p)] > 1 for p in layer.parameters(recurse=False)):
+            continue
+        with naming(names[0]):
+            made = factorize(layer, ranks[names[0]], _size(layer, input_shapes, names[0]))
+        if made is not None:
+            _replace(module, layer, made)  # one by one, so that no two models are in memory
+            found |= {name: tuple(f"{name}.{i}" for i in range(len(made))) for name in names}
+    return {name: found[name] for name in ranks if name in found}
 
 
 def _exact(weight: Tensor) -> Tensor:
-    """In double precision on the CPU, so that every device gives the same factors."""
-    exact = weight.detach().cpu().double()
+    """On the CPU, so that every device gives the same factors, and in single precision at least."""
+    exact = weight.detach().cpu()
+    exact = exact if exact.dtype == torch.float64 else exact.float()
     if not exact.isfinite().all():
         raise CompressionError(
             "a weight that is factored must be finite, but it has NaN or infinite values; train anew"
@@ -218,7 +220,8 @@ def _unfolded(tensor: Tensor, axis: int) -> Tensor:
 
 def _basis(matrix: Tensor, rank: int) -> Tensor:
     """Largest left singular vectors, shape (rows, rank): those of the Gram matrix, several times faster than an SVD."""
-    vectors: Tensor = torch.linalg.eigh(matrix @ matrix.T).eigenvectors.flip(1)[:, :rank]
+    gram = (matrix @ matrix.T).double()
+    vectors: Tensor = torch.linalg.eigh(gram).eigenvectors.flip(1)[:, :rank].to(matrix)
     largest = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True))
     return vectors * largest.sign()
 
@@ -320,13 +323,18 @@ def _named(module: nn.Module, name: str) -> nn.Module:
         ) from None
 
 
-def _check_one_ratio(layers: Mapping[str, nn.Module], ranks: Mapping[str, float]) -> None:
-    names: dict[nn.Module, str] = {}
-    for name, layer in layers.items():
-        other = names.setdefault(layer, name)
-        if ranks[name] != ranks[other]:
-            ratios = f"{ranks[other]} and {ranks[name]}"
-            raise CompressionError(f"{other!r} and {name!r} are one layer and need one rank_ratio, but got {ratios}")
+def _by_layer(module: nn.Module, ranks: Mapping[str, float]) -> list[list[str]]:
+    """Names of each layer in `ranks`; several where one object is at several places."""
+    names: dict[nn.Module, list[str]] = {}
+    for name in ranks:
+        others = names.setdefault(_named(module, name), [])
+        others.append(name)
+        if ranks[name] != ranks[others[0]]:
+            ratios = f"{ranks[others[0]]} and {ranks[name]}"
+            raise CompressionError(
+                f"{others[0]!r} and {name!r} are one layer and need one rank_ratio, but got {ratios}"
+            )
+    return list(names.values())
 
 
 def _size(layer: nn.Module, input_shapes: Mapping[str, Sequence[int]] | None, name: str) -> Sequence[int]:
@@ -335,10 +343,9 @@ def _size(layer: nn.Module, input_shapes: Mapping[str, Sequence[int]] | None, na
     return shape[-len(layer.kernel_size) :] if isinstance(layer, _CONVOLUTIONS) else ()
 
 
-def _replace(module: nn.Module, made: Mapping[nn.Module, nn.Module | None]) -> None:
-    """Put what was made in all places of what it was made of."""
+def _replace(module: nn.Module, layer: nn.Module, made: nn.Module) -> None:
+    """Put what was made of `layer` in all places of it."""
     for parent in list(module.modules()):
         for key, child in list(parent._modules.items()):
-            new = made.get(child) if child is not None else None
-            if new is not None:
-                parent._modules[key] = new
+            if child is layer:
+                parent._modules[key] = made

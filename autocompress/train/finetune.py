@@ -54,7 +54,7 @@ class FinetuneSettings:
     n_steps: int
     learning_rate: float = 1e-3
     range_learning_rate: float = 1e-3
-    score_travel: float = 20.0
+    score_travel: float = 80.0
     weight_decay: float = 1e-4
     warm_up: float = 0.1
     distillation: float = 0.9
