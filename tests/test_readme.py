@@ -11,7 +11,7 @@ import typer
 
 from autocompress import TensorBatches
 from autocompress.cli import app
-from autocompress.recipe import Recipe
+from autocompress.recipe import LayerRecipe, Recipe
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,11 +58,36 @@ def test_the_example_of_quantization_runs(tmp_path: Path) -> None:
     assert set(names["quantized"].recipe.layers) == {"conv"}  # type: ignore[attr-defined]
 
 
+def test_the_training_loop_of_ones_own_runs() -> None:
+    code = [block for kind, block in BLOCKS if kind == "python"][2]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 2)
+        )
+        images = torch.rand(32, 1, 8, 8)
+        names = {
+            "model": model,
+            "images": images,
+            "recipe": Recipe(layers={"1": LayerRecipe(weight_bits=8, activation_bits=8, sparsity=0.75)}),
+            "train_batches": [(images, (images.mean(dim=(1, 2, 3)) > 0.5).long())] * 4,
+            "criterion": torch.nn.functional.cross_entropy,
+        }
+        names["optimizer"] = torch.optim.SGD(model.parameters(), lr=0.1)
+        exec(code, names)
+    plain = names["plain"]
+    assert isinstance(plain, torch.nn.Sequential)
+    weight = plain[1].weight
+    assert float((weight == 0).float().mean()) >= 0.75  # type: ignore[union-attr]
+
+
 def test_the_recipe_is_valid() -> None:
     (text,) = (block for kind, block in BLOCKS if kind == "yaml")
     recipe = Recipe.from_yaml(text)
     assert recipe.layer("body.2").weight_bits == 1
     assert recipe.layer("head").group_size == 64
+    assert (recipe.layer("body.3").sparsity, recipe.layer("body.4").rank_ratio) == (0.7, 0.4)
+    assert recipe.sparsification.scope == "global" and recipe.pruning == {"body.0": 0.5}
 
 
 def test_every_link_of_the_readme_exists() -> None:

@@ -2,6 +2,7 @@
 
 from autocompress.compress.calibration import calibrate
 from autocompress.compress.compressed_model import CompressedModel, parameter_groups
+from autocompress.compress.filter_pruning import global_pruning_ratios
 from autocompress.compress.importance import importance_scores, needs_data
 from autocompress.compress.pipeline import compress
 from autocompress.compress.shrinking import shrink, shrunk_recipe
@@ -14,6 +15,7 @@ __all__ = [
     "SparsityTraining",
     "calibrate",
     "compress",
+    "global_pruning_ratios",
     "importance_scores",
     "needs_data",
     "parameter_groups",

@@ -112,7 +112,8 @@ def seconds_a_step(context: EvaluationContext, recipe: Recipe, n_steps: int = 6)
     task = context.task
     compressed = compress(task.model, context.graph, recipe, task.example_input, scores={})
     channels_last_module(compressed.module)
-    calibrate(compressed.module, task.train, recipe.calibration, n_batches=1)
+    if recipe.quantized:
+        calibrate(compressed.module, task.train, recipe.calibration, n_batches=1)
     ends = [time.perf_counter()]
     settings = FinetuneSettings(n_steps=n_steps)
     ranges = parameter_groups(compressed.module)[1]

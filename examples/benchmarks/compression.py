@@ -1,6 +1,6 @@
 """Filter pruning, sparsity and low rank on the built-in task, and the price of a `compress` call, in one run.
 
-python -m examples.benchmarks.compression           # about 10 minutes, writes reports/benchmarks/compression.md
+python -m examples.benchmarks.compression           # about 12 minutes, writes reports/benchmarks/compression.md
 python -m examples.benchmarks.compression --smoke   # a slice of it in under a minute, writes nothing
 """
 
@@ -63,7 +63,7 @@ def _heading() -> str:
 def _rows_table(rows: list[Row]) -> str:
     head = (
         f"## The built-in task after {N_EPOCHS} epochs with distillation\n\n"
-        "Each recipe trains for the same number of epochs with the settings of a search; "
+        "Each recipe but INT8, which is only calibrated, trains for the same epochs with the settings of a search; "
         f"{rows[0].measurement.n_samples} test samples. Numbers are those of the deployed models; drops have their "
         "90 % interval, speed-ups are medians of paired runs with 95 % intervals, one thread, batch 1.\n\n"
         "| | accuracy | drop, points | over FP32 | over INT8 | zero weights | bytes | zipped | training, s |\n"
