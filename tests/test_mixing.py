@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from autocompress.compress import CompressedModel, calibrate, compress, importance_scores, needs_data
-from autocompress.graph import ModelGraph, inspect_model
+from autocompress.compress.factored_layer import FactoredLayer
+from autocompress.graph import ModelGraph, UnfoldedAttention, inspect_model
 from autocompress.recipe import LayerRecipe, Recipe
 from tests.deploy.deployed import deployed
 from tests.nets import Net, conv_bn
@@ -168,3 +170,21 @@ def test_the_same_recipe_twice_gives_the_same_weights(net: str, name: str) -> No
     one, other = (compressed(net, (name,)).state() for _ in range(2))
     assert list(one) == list(other)
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("net", NETS)
+def test_stripping_leaves_plain_modules_and_stripping_again_changes_nothing(net: str, name: str) -> None:
+    if net not in METHODS[name].on:
+        pytest.skip("the method is for other layers")
+    model = compressed(net, (name,))
+    plain = model.strip()
+    again = CompressedModel(plain, Recipe(), NETS[net][0].inputs(), {}).strip()
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), again.state_dict().values(), strict=True))
+    left = {type(module) for module in plain.modules() if type(module).__module__.startswith("autocompress")}
+    assert left <= {FactoredLayer, UnfoldedAttention}  # torch's attention cannot hold fewer heads, nor factors
+    assert not any(parametrize.is_parametrized(module) for module in plain.modules())
+    if not model.recipe.quantized:
+        x = NETS[net][0].inputs(3)
+        with torch.no_grad():
+            torch.testing.assert_close(plain(x), model.module(x))
