@@ -15,7 +15,6 @@ from autocompress.errors import CompressionError
 
 RANK_STEP = 8  # kernels of CPUs compute channels in such blocks, so ranks between them cost the same
 N_SWEEPS = 2  # of HOOI; 30 of them lower the error of trained and of random weights by less than 0.4 % of it
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -116,7 +115,7 @@ def why_not_low_rank(layer: nn.Module) -> str:
     """
     if not isinstance(layer, _KINDS):
         return f"{type(layer).__name__} is neither a Linear layer nor a convolution"
-    if isinstance(layer, _CONVOLUTIONS) and layer.groups != 1:
+    if isinstance(layer, Convolution) and layer.groups != 1:
         return f"a convolution in {layer.groups} groups has no channels to mix"
     if not _computes_as_usual(layer):
         return f"{type(layer).__name__} has a forward, a parametrization or hooks of its own"
@@ -153,7 +152,7 @@ def factorize(layer: nn.Module, rank_ratio: float, input_size: Sequence[int] = (
         raise CompressionError(f"rank_ratio must be in (0, 1], but got {rank_ratio}; 1 keeps the layer whole")
     if not isinstance(layer, _KINDS) or why_not_low_rank(layer):
         return None
-    if isinstance(layer, _CONVOLUTIONS) and math.prod(layer.kernel_size) > 1:
+    if isinstance(layer, Convolution) and math.prod(layer.kernel_size) > 1:
         return _spatial(layer, rank_ratio, input_size)
     return _pointwise(layer, rank_ratio)
 
@@ -294,13 +293,13 @@ def _positions(layer: Convolution, input_size: Sequence[int]) -> tuple[int, int]
 
 def _geometry(layer: nn.Linear | Convolution) -> dict[str, Any]:
     """How a convolution moves along its input."""
-    names = ("stride", "padding", "dilation", "padding_mode") if isinstance(layer, _CONVOLUTIONS) else ()
+    names = ("stride", "padding", "dilation", "padding_mode") if isinstance(layer, Convolution) else ()
     return {name: getattr(layer, name) for name in names}
 
 
 def _made(layer: nn.Linear | Convolution, weight: Tensor, **geometry: Any) -> nn.Module:
     """A layer of the kind of `layer` without bias; made without touching the state of chance."""
-    kernel = (tuple(weight.shape[2:]),) if isinstance(layer, _CONVOLUTIONS) else ()
+    kernel = (tuple(weight.shape[2:]),) if isinstance(layer, Convolution) else ()
     made: nn.Module = _kind(layer)(weight.shape[1], weight.shape[0], *kernel, bias=False, device="meta", **geometry)
     made.weight = nn.Parameter(weight.contiguous(), layer.weight.requires_grad)
     return made
@@ -340,7 +339,7 @@ def _by_layer(module: nn.Module, ranks: Mapping[str, float]) -> list[list[str]]:
 def _size(layer: nn.Module, input_shapes: Mapping[str, Sequence[int]] | None, name: str) -> Sequence[int]:
     """Length of each axis of the input that a convolution moves along; empty where it is not known."""
     shape = (input_shapes or {}).get(name, ())
-    return shape[-len(layer.kernel_size) :] if isinstance(layer, _CONVOLUTIONS) else ()
+    return shape[-len(layer.kernel_size) :] if isinstance(layer, Convolution) else ()
 
 
 def _replace(module: nn.Module, layer: nn.Module, made: nn.Module) -> None:

@@ -65,7 +65,8 @@ def _rows_table(rows: list[Row]) -> str:
         f"## The built-in task after {N_EPOCHS} epochs with distillation\n\n"
         "Each recipe but INT8, which is only calibrated, trains for the same epochs with the settings of a search; "
         f"{rows[0].measurement.n_samples} test samples. Numbers are those of the deployed models; drops have their "
-        "90 % interval, speed-ups are medians of paired runs with 95 % intervals, one thread, batch 1.\n\n"
+        "90 % interval, speed-ups are medians of paired runs with 95 % intervals, one thread, batch 1. Each "
+        "interval holds for its minute; the machine may have been slower or faster a row later.\n\n"
         "| | accuracy | drop, points | over FP32 | over INT8 | zero weights | bytes | zipped | training, s |\n"
         "|---|---|---|---|---|---|---|---|---|\n"
     )
