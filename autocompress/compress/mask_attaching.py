@@ -109,18 +109,16 @@ def zeros_written(module: nn.Module) -> Iterator[None]:
     Masks behind another parametrization, such as weight norm, stay as they are.
     """
     originals = _maskable_originals(module)
-    saved = {original: original.detach().clone() for tensors in originals.values() for original in tensors}
-    with torch.no_grad():
-        for mask, tensors in originals.items():
-            for original in tensors:
-                original.copy_(mask(original))
-            mask.is_written = True
+    dense = {original: original.data for tensors in originals.values() for original in tensors}
+    for mask, tensors in originals.items():
+        for original in tensors:
+            original.data = mask(original.detach())  # memory of its own, since what is exported may share it
+        mask.is_written = True
     try:
         yield
     finally:
-        with torch.no_grad():
-            for original, values in saved.items():
-                original.copy_(values)
+        for original, values in dense.items():
+            original.data = values
         for mask in originals:
             mask.is_written = False
 
