@@ -1,4 +1,4 @@
-"""Every pair of methods in one recipe: both take effect, the order of insertion does not matter, exports agree."""
+"""Mixes of methods that hold every pair: all take effect, the order of insertion does not matter, exports agree."""
 
 import itertools
 from collections.abc import Callable
@@ -100,20 +100,20 @@ METHODS = {
     "low rank": Method({"rank_ratio": 0.25}, {}, is_factored),
 }
 NETS = {"wide": (Net("wide", Wide), CONVOLUTIONS), "encoder": (Net("encoder", WideEncoder, (7, 4)), MAPS)}
-SAME_THING = ({"W7A8", "W4A8", "W3", "binary"}, {"magnitude", "global magnitude", "2:4", "gates", "movement", "rows"})
-IMPOSSIBLE = [{"binary", sparse} for sparse in SAME_THING[1]]  # a binary weight is never 0
-IMPOSSIBLE += [{"rows", "low rank"}]  # the rows of a factor cannot be removed
+QUANTIZED = ("W7A8", "W4A8", "W3")
+SPARSE = ("magnitude", "global magnitude", "2:4", "gates", "movement", "rows")
+PRUNED = ("pruning", "taylor pruning")
 GRAPHS: dict[str, ModelGraph] = {}
 
 
-def pairs() -> list[Any]:
-    found = []
-    for net, (first, second) in itertools.product(NETS, itertools.combinations(METHODS, 2)):
-        clash = any({first, second} <= same for same in SAME_THING) or {first, second} in IMPOSSIBLE
-        clash = clash or {first, second} == {"pruning", "taylor pruning"}
-        if not clash and all(net in METHODS[name].on for name in (first, second)):
-            found.append(pytest.param(net, first, second, id=f"{net}, {first} and {second}"))
-    return found
+def mixes() -> list[Any]:
+    """Of each pair that goes together at least one mix: a binary weight is never 0, rows of a factor cannot go."""
+    found = [("wide", ("binary", "pruning", "low rank")), ("wide", ("binary", "taylor pruning"))]
+    for net, (i, quantized), (j, sparse) in itertools.product(NETS, enumerate(QUANTIZED), enumerate(SPARSE)):
+        rank = () if sparse == "rows" else ("low rank",)
+        if net in METHODS[sparse].on:
+            found.append((net, (quantized, sparse, PRUNED[(i + j) % 2], *rank)))
+    return [pytest.param(net, mix, id=f"{net}, {' and '.join(mix)}") for net, mix in found]
 
 
 def graph_of(net: str) -> ModelGraph:
@@ -146,20 +146,37 @@ def compressed(net: str, methods: tuple[str, ...]) -> CompressedModel:
     return result
 
 
-@pytest.mark.parametrize(("net", "first", "second"), pairs())
-def test_a_pair_of_methods_takes_effect_and_is_exported_as_it_is(net: str, first: str, second: str) -> None:
-    model = compressed(net, (first, second))
-    for name in NETS[net][1]:
-        assert METHODS[first].took_effect(model, name), f"{first}: {name}"
-        assert METHODS[second].took_effect(model, name), f"{second}: {name}"
+@pytest.mark.parametrize(("net", "mix"), mixes())
+def test_methods_in_a_mix_take_effect_and_are_exported_as_they_are(net: str, mix: tuple[str, ...]) -> None:
+    model = compressed(net, mix)
+    for name, method in itertools.product(NETS[net][1], mix):
+        assert METHODS[method].took_effect(model, name), f"{method}: {name}"
     x = NETS[net][0].inputs()
-    tolerance = 0.03 if model.recipe.quantized else 1e-4  # of the largest output; rounding ties differ
-    assert max(deployed(model).errors(x)) < tolerance
+    assert max(deployed(model).errors(x)) < 0.03  # of the largest output; rounding ties differ
 
 
-@pytest.mark.parametrize(("net", "first", "second"), pairs())
-def test_the_order_of_insertion_does_not_matter(net: str, first: str, second: str) -> None:
-    assert recipe_of(net, (first, second)).digest() == recipe_of(net, (second, first)).digest()
+def test_the_mixes_hold_every_pair_of_methods_that_goes_together() -> None:
+    held = {frozenset(pair) for row in mixes() for pair in itertools.combinations(row.values[1], 2)}
+    alike = ({*QUANTIZED, "binary"}, {*SPARSE}, {*PRUNED})
+    wanted = {frozenset(pair) for pair in itertools.combinations(METHODS, 2)}
+    wanted -= {pair for pair in wanted if any(pair <= same for same in alike)}
+    wanted -= {frozenset(("binary", sparse)) for sparse in SPARSE} | {frozenset(("rows", "low rank"))}
+    assert wanted == held
+
+
+@pytest.mark.parametrize(("net", "mix"), mixes())
+def test_the_order_of_insertion_does_not_matter(net: str, mix: tuple[str, ...]) -> None:
+    assert len({recipe_of(net, order).digest() for order in itertools.permutations(mix)}) == 1
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("net", NETS)
+def test_a_method_alone_is_exported_as_it_is(net: str, name: str) -> None:
+    if net not in METHODS[name].on:
+        pytest.skip("the method is for other layers")
+    model = compressed(net, (name,))
+    assert all(METHODS[name].took_effect(model, layer) for layer in NETS[net][1])
+    assert max(deployed(model).errors(NETS[net][0].inputs())) < (0.03 if model.recipe.quantized else 1e-4)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -25,13 +25,13 @@ def choices_of(values: Sequence[Any], max_size: int = 3) -> st.SearchStrategy[tu
     return st.lists(st.sampled_from(values), min_size=1, max_size=max_size, unique=True).map(tuple)
 
 
+fractions = st.sampled_from([((0.0,), (1.0,)), ((0.5, 0.0), (1.0,)), ((0.9,), (1.0, 0.5)), ((0.0,), (0.25,))])
+
+
 @st.composite
 def bound_spaces(draw: st.DrawFn) -> BoundSpace:
     names = [f"layer{index}" for index in range(draw(st.integers(1, 4)))]
-    sparsity, rank_ratio = choices_of((0.0, 0.5, 0.9), max_size=2), choices_of((1.0, 0.5), max_size=2)
-    layers = tuple(
-        LayerChoices(name, draw(choices_of((32, *INTEGER_BITS))), draw(sparsity), draw(rank_ratio)) for name in names
-    )
+    layers = tuple(LayerChoices(name, draw(choices_of((32, *INTEGER_BITS))), *draw(fractions)) for name in names)
     together: dict[int, list[str]] = {}
     for layer in layers:
         tensor = draw(st.integers(0, 2))
