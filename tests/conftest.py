@@ -12,3 +12,22 @@ hypothesis.settings.load_profile("patient")
 def one_thread() -> None:
     """One thread, since the networks of the tests are too small for more."""
     torch.set_num_threads(1)
+
+
+LONGEST_FIRST = (
+    "study_failures",
+    "cli",
+    "study",
+    "architectures",
+    "mixing",
+    "kernels",
+    "readme",
+    "examples",
+    "training",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, since a file runs in one process and the others would wait for it at the end."""
+    place = {f"test_{name}": index for index, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
