@@ -5,6 +5,7 @@ positional arguments) or a dict of tensors (passed by name); the targets are wha
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -226,3 +227,15 @@ def concatenate(parts: list[Any]) -> Any:
 def _same_kind(mapping: dict[Any, Any], values: dict[Any, Any]) -> Any:
     """`values` as an object of the class of `mapping`, for example a ModelOutput of transformers."""
     return values if type(mapping) is dict else type(mapping)(**values)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """`model` in evaluation mode inside the block; afterwards each module in the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training

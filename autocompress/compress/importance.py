@@ -15,7 +15,7 @@ from autocompress.compress.attaching import run_with
 from autocompress.errors import CompressionError
 from autocompress.graph import ChannelDependencies, unfold_attention
 from autocompress.recipe import Importance
-from autocompress.task import Batch, call, split_batch
+from autocompress.task import Batch, call, evaluating, split_batch
 
 N_BATCHES = 8
 _COLUMNS = 512  # of a weight that are held in double precision at a time
@@ -313,11 +313,5 @@ def batch_norms_behind(model: nn.Module, example_input: Any, layers: Iterable[st
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
     """Evaluation mode in the block; afterwards every module's own mode and the random state are as they were."""
-    modes = [(module, module.training) for module in model.modules()]
-    with torch.random.fork_rng(devices=[]):
-        try:
-            model.eval()
-            yield
-        finally:
-            for module, was_training in modes:
-                module.training = was_training
+    with torch.random.fork_rng(devices=[]), evaluating(model):
+        yield

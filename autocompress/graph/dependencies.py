@@ -18,7 +18,7 @@ from autocompress.graph.head_removal import Heads, remove_heads, silence_heads
 from autocompress.graph.heads import find_heads
 from autocompress.graph.recurrent import RECURRENT, one_operation_each, remove_recurrent_inputs
 from autocompress.graph.splits import correct_splits, is_split
-from autocompress.task import call, flatten
+from autocompress.task import call, evaluating, flatten
 
 OUTPUTS = "its channels are outputs of the model"
 FILTER_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -84,7 +84,7 @@ class ChannelDependencies:
         self._names = {id(module): name for name, module in reversed(list(model.named_modules()))}
         self._order = {name: index for index, (name, _) in enumerate(model.named_modules())}
         self._outputs: list[Tensor] = []
-        with _evaluating(model):
+        with evaluating(model):
             found = find_heads(model, example_input)
             with warnings.catch_warnings(), torch.enable_grad(), _frozen_as_before(model), one_operation_each(model):
                 warnings.simplefilter("ignore")
@@ -312,18 +312,6 @@ def _silence_inputs(module: Any, channels: list[int]) -> None:
             for channel in channels:
                 first = channel // width * n_out
                 module.weight[first : first + n_out, channel % width] = 0
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode in the block; afterwards the mode of each module as before."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

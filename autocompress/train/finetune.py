@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import TrainingError
-from autocompress.task import Batch, call, flatten, like, split_batch
+from autocompress.task import Batch, call, evaluating, flatten, like, split_batch
 from autocompress.train.binarization_stages import StagedBinarization, split_stages
 from autocompress.train.distillation import distillation_loss
 
@@ -95,7 +94,7 @@ def finetune(
     optimizer = _optimizer(model, ranges, compression.scores if compression else [], settings)
     before_step = _schedule(model, optimizer, settings)
     layout = channels_last if _is_channels_last(model) else _as_it_is
-    with torch.random.fork_rng(devices=[]), _evaluating(teacher):
+    with torch.random.fork_rng(devices=[]), evaluating(teacher):
         torch.manual_seed(settings.seed)
         for step, batch in zip(range(settings.n_steps), _endless(batches), strict=False):
             model.train()
@@ -192,18 +191,6 @@ def _endless(batches: Iterable[Batch]) -> Iterator[Batch]:
         if n_read == 0:
             raise TrainingError("the task's train data has no batches; give at least one (inputs, targets) pair")
         epoch += 1
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """`model` in evaluation mode inside the block, and as it was after it."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _is_channels_last(model: nn.Module) -> bool:
