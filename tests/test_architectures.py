@@ -18,6 +18,7 @@ from autocompress.task import call, flatten
 from tests.architectures import ARCHITECTURES
 
 RATIO = 0.5
+MUCH_LIKE_ANOTHER = "albert opt distilbert torch_encoder t5_encoder mobilenet_v2 resnext inception gated_units".split()
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
@@ -93,7 +94,9 @@ def test_a_pruned_model_trains_all_that_trained_before(name: str) -> None:
     assert all(gradient.isfinite().all() for gradient in after.values())
 
 
-@every_architecture
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in MUCH_LIKE_ANOTHER)) for name in ARCHITECTURES]
+)
 def test_a_pruned_model_computes_the_same_in_openvino(name: str) -> None:
     model, x = pruned(name), ARCHITECTURES[name].inputs()
     plain = compressed(name).freeze_weights()  # OpenVINO converts no spectral norm

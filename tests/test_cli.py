@@ -198,6 +198,12 @@ def test_search_prints_what_it_found_and_where(command: Command, tmp_path: Path)
     for text in ("int8 (", "chosen: ", "score on test", "95 % interval", f"report: {out / 'report.md'}"):
         assert text in done.out.replace("\n", "")
     assert Manifest.read(out / "chosen").task_reference == TINY
+
+
+@pytest.mark.slow
+def test_the_same_line_again_goes_on_where_it_was(command: Command, tmp_path: Path) -> None:
+    line = ("search", TINY, "--space", "int8", "--max-drop", "0.5", "--budget", "1trial", "--out", tmp_path / "out")
+    command(*line, "--finetune-steps", 3)
     again = command(*line, "--finetune-steps", 3)
     assert again.code == 0 and "int8-w7 (" in again.out and "int8 (" not in again.out.split("chosen:")[0]
 

@@ -33,6 +33,7 @@ def run(*command: object) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_training_of_the_checkpoint_runs() -> None:
     printed = run("examples/train_fashion.py", "--smoke")
     assert re.search(r"validation 0\.\d{4}  test 0\.\d{4}$", printed.strip())

@@ -169,14 +169,14 @@ def test_the_order_of_insertion_does_not_matter(net: str, mix: tuple[str, ...]) 
     assert len({recipe_of(net, order).digest() for order in itertools.permutations(mix)}) == 1
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["magnitude", "2:4", "rows", "pruning", "low rank"])
 @pytest.mark.parametrize("net", NETS)
-def test_a_method_alone_is_exported_as_it_is(net: str, name: str) -> None:
+def test_a_float_method_alone_is_exported_as_it_is(net: str, name: str) -> None:
     if net not in METHODS[name].on:
         pytest.skip("the method is for other layers")
     model = compressed(net, (name,))
     assert all(METHODS[name].took_effect(model, layer) for layer in NETS[net][1])
-    assert max(deployed(model).errors(NETS[net][0].inputs())) < (0.03 if model.recipe.quantized else 1e-4)
+    assert max(deployed(model).errors(NETS[net][0].inputs())) < 1e-4
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -27,7 +27,9 @@ from tests.tiny import FILE, tiny
 @pytest.mark.parametrize(
     ("task", "reason"),
     [
-        pytest.param(tasks.only_fp32_works, "RuntimeError: no loss today", id="a loss that raises"),
+        pytest.param(
+            tasks.only_fp32_works, "RuntimeError: no loss today", id="a loss that raises", marks=pytest.mark.slow
+        ),
         pytest.param(tasks.killed_in_training, "its process died", id="a process that dies"),
         pytest.param(tasks.no_train, "train", id="no training data", marks=pytest.mark.slow),
     ],
@@ -75,7 +77,7 @@ def test_a_task_that_was_repaired_goes_on_in_the_same_folder(tmp_path: Path) -> 
     ("task", "space"),
     [
         pytest.param(tasks.shared_layers, "full", id="a shared layer, training mode, dicts, a score that falls"),
-        pytest.param(tasks.loader_processes, "int8", id="data from other processes"),
+        pytest.param(tasks.loader_processes, "int8", id="data from other processes", marks=pytest.mark.slow),
         pytest.param(tasks.mlp, "full", id="no convolution", marks=pytest.mark.slow),
         pytest.param(tasks.one_class, "int8", id="one class", marks=pytest.mark.slow),
     ],
@@ -138,7 +140,9 @@ def default_signals() -> None:
 
 
 @pytest.mark.parametrize(
-    "end", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=str
+    "end",
+    [signal.SIGKILL, *(pytest.param(end, marks=pytest.mark.slow) for end in (signal.SIGINT, signal.SIGTERM))],
+    ids=str,
 )
 def test_a_command_that_is_ended_leaves_a_result_and_resumes(tmp_path: Path, end: signal.Signals) -> None:
     out, killed = tmp_path / "out", end == signal.SIGKILL

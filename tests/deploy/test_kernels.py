@@ -31,7 +31,11 @@ INPUTS = [
     pytest.param(7, "symmetric", "asymmetric", id="w7, asymmetric input"),
     pytest.param(4, "asymmetric", "asymmetric", id="w4 asymmetric, asymmetric input"),
 ]
-CASES = [*(pytest.param(*p.values, "auto", id=p.id) for p in WEIGHTS), *INPUTS]
+BETWEEN = pytest.mark.slow  # 5 and 6 bits take the path of 3, 4 and 7
+CASES = [
+    *(pytest.param(*p.values, "auto", id=p.id, marks=[BETWEEN] * (p.values[0] in (5, 6))) for p in WEIGHTS),
+    *INPUTS,
+]
 EXACT_KINDS = [kind for kind in KINDS if kind != "attention"]
 
 exact_on_this_processor = pytest.mark.skipif(not HAS_VNNI, reason="8-bit products saturate on this processor")
