@@ -18,7 +18,17 @@ from autocompress.task import call, flatten
 from tests.architectures import ARCHITECTURES
 
 RATIO = 0.5
-MUCH_LIKE_ANOTHER = "albert opt distilbert torch_encoder t5_encoder mobilenet_v2 resnext inception gated_units".split()
+MUCH_LIKE_ANOTHER = [
+    "albert",
+    "opt",
+    "distilbert",
+    "torch_encoder",
+    "t5_encoder",
+    "mobilenet_v2",
+    "resnext",
+    "inception",
+    "gated_units",
+]
 every_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
