@@ -56,8 +56,17 @@ def _cells(row: dict[Any, Any]) -> list[str]:
         _bits(row["weight_bits"], row["activation_bits"]),
         _change(short_count(row["n_parameters_before"]), short_count(row["n_parameters"])),
         _change(short_count(row["macs_before"]), short_count(row["macs"])),
-        _change(kilobytes(row["size_bytes_before"]), kilobytes(row["size_bytes"])),
+        _change(_short_size(row["size_bytes_before"]), _short_size(row["size_bytes"])),
     ]
+
+
+def _short_size(size_bytes: float) -> str:
+    """In kB, with a decimal below 100 of them.
+
+    >>> _short_size(36_864), _short_size(1_596_216)
+    ('36.9', '1,596')
+    """
+    return kilobytes(size_bytes) if size_bytes < 99_950 else f"{size_bytes / 1000:,.0f}"
 
 
 def _bits(weight_bits: Any, activation_bits: Any) -> str:
