@@ -138,7 +138,7 @@ class SearchSpace:
             if rule:
                 groups.append(GroupChoices(group.name, rule.pruning_ratio))
         return BoundSpace(
-            layers=tuple(_layer_choices(layer, rule) for layer, rule in ruled),
+            layers=tuple(_layer_choices(layer, rule, _is_tied(layer, graph)) for layer, rule in ruled),
             inputs=tuple(_inputs(ruled)),
             groups=tuple(groups),
             importance=self.importance,
@@ -147,10 +147,15 @@ class SearchSpace:
         )
 
 
-def _layer_choices(layer: Layer, rule: LayerRule) -> LayerChoices:
-    """Choices of a rule, without ranks for a layer that cannot be factored: a lookup, or one that is depthwise."""
-    can_be_factored = layer.kind in FACTORED_KINDS and layer.weight_shape[1] > 1
-    return LayerChoices(layer.name, rule.weight_bits, rule.sparsity, rule.rank_ratio if can_be_factored else (1.0,))
+def _layer_choices(layer: Layer, rule: LayerRule, is_tied: bool) -> LayerChoices:
+    """Choices of a rule; without ranks for a layer that cannot be factored, dense and whole where weights are tied."""
+    can_be_factored = layer.kind in FACTORED_KINDS and layer.weight_shape[1] > 1 and not is_tied
+    sparsity = (0.0,) if is_tied else rule.sparsity
+    return LayerChoices(layer.name, rule.weight_bits, sparsity, rule.rank_ratio if can_be_factored else (1.0,))
+
+
+def _is_tied(layer: Layer, graph: ModelGraph) -> bool:
+    return sum(other.shares_weight_with == layer.shares_weight_with for other in graph.layers) > 1
 
 
 def _ruled_layers(rules: Sequence[LayerRule], graph: ModelGraph) -> list[tuple[Layer, LayerRule]]:

@@ -1,11 +1,12 @@
 """Binding rules to the layers of a model."""
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 
 from autocompress.errors import GraphError, SearchSpaceError
-from autocompress.graph.model_graph import ModelGraph
+from autocompress.graph.model_graph import Layer, ModelGraph
 from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.space.bound_space import BoundSpace, GroupChoices, InputChoices
 from autocompress.space.reading import read_space
@@ -156,3 +157,20 @@ def test_a_rule_that_cannot_hold_is_refused_with_its_line(
 def test_a_named_pruning_rule_is_refused_where_nothing_can_be_pruned(graph: ModelGraph) -> None:
     with pytest.raises(SearchSpaceError, match="the model has none"):
         bind("pruning:\n  - {match: stem, pruning_ratio: [0]}\n", dataclasses.replace(graph, groups=()))
+
+
+def test_tied_weights_stay_dense_and_whole_and_only_factorable_layers_get_ranks(graph: ModelGraph) -> None:
+    tied = [replace(layer, shares_weight_with="block.query") for layer in graph.layers if layer.name == "block.key"]
+    lookup = Layer("table", "Embedding", (9, 4), (1, 3), (1, 3, 4), 0, 36, "table", weights_only=True)
+    others = [layer for layer in graph.layers if layer.name not in ("block.key", "words")]
+    rule = "layers:\n  - {match: '*', sparsity: [0.5, 0], rank_ratio: [1, 0.5]}\n"
+    bound = bind(rule, ModelGraph((*others, *tied, lookup), ()))
+    offered = {choices.name: (choices.sparsity, choices.rank_ratio) for choices in bound.layers}
+    free, dense = ((0.5, 0.0), (1.0, 0.5)), ((0.0,), (1.0,))
+    assert offered == {
+        "stem": free,
+        "block.query": dense,
+        "block.value": free,
+        "block.key": dense,
+        "table": ((0.5, 0.0), (1.0,)),
+    }
