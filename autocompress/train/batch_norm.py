@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autocompress.task import Batch, call, split_batch
+from autocompress.task import Batch, call, evaluating, split_batch
 
 
 def adapt_batch_norm(model: nn.Module, batches: Iterable[Batch], n_batches: int = 10) -> None:
     """Replace the running statistics of every batch norm that runs by averages over `n_batches` batches.
 
-    Nothing else of the model changes; it is in evaluation mode afterwards. Statistics are cumulative averages
+    Nothing else of the model changes, and it runs in evaluation mode meanwhile. Statistics are cumulative averages
     (momentum None), so the order of the batches does not matter. A batch norm that sees no data keeps what it had.
 
     Args:
@@ -23,21 +23,19 @@ def adapt_batch_norm(model: nn.Module, batches: Iterable[Batch], n_batches: int 
         n_batches: How many are read at most.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    model.eval()
     if not norms:
         return
     before = [(norm.momentum, copy.deepcopy(norm.state_dict())) for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None
+                norm.train()
             for batch in itertools.islice(batches, n_batches):
                 call(model, split_batch(batch, "train")[0])
     finally:
         for norm, (momentum, state) in zip(norms, before, strict=True):
             norm.momentum = momentum
-            norm.eval()
             if norm.num_batches_tracked == 0:
                 norm.load_state_dict(state)

@@ -34,14 +34,15 @@ def test_statistics_of_several_batches_are_plain_averages() -> None:
     assert torch.allclose(model[1].running_var, sum(y.var(dim=0) for y in ys[:3]) / 3, rtol=1e-5)
 
 
-def test_nothing_else_changes() -> None:
-    model = net().train()
+@pytest.mark.parametrize("mode", [True, False], ids=["training", "evaluation"])
+def test_nothing_else_changes(mode: bool) -> None:
+    model = net().train(mode)
     before = {k: v.clone() for k, v in model.state_dict().items()}
     adapt_batch_norm(model, [(torch.randn(5, 6), None)])
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
     assert model[1].momentum == 0.3
-    assert not any(m.training for m in model.modules())
+    assert {m.training for m in model.modules()} == {mode}
 
 
 def test_a_norm_that_sees_no_data_keeps_its_statistics() -> None:
@@ -56,7 +57,7 @@ def test_a_norm_that_sees_no_data_keeps_its_statistics() -> None:
 
 
 def test_momentum_is_restored_after_a_failure() -> None:
-    model = net()
+    model = net().eval()
     with pytest.raises(RuntimeError):
         adapt_batch_norm(model, [(torch.randn(5, 7), None)])
     assert model[1].momentum == 0.3
