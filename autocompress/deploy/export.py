@@ -6,6 +6,7 @@ from typing import Any
 
 import openvino
 import torch
+from openvino.tools.ovc.telemetry_utils import init_ovc_telemetry
 from torch import Tensor, nn
 
 from autocompress.deploy.binary_convolution import to_binary_convolutions
@@ -13,6 +14,15 @@ from autocompress.deploy.integer_weights import pack_weights
 from autocompress.deploy.layer_names import name_layers
 from autocompress.errors import DeployError
 from autocompress.task import call, flatten, like
+
+
+def _send_nothing() -> None:
+    """Keep OpenVINO's converter from reporting what it converts.
+
+    It sends one message for each kind of operation, each from a fork of this process, which takes more time than the
+    conversion where the process holds a lot of memory; and nobody has asked for it.
+    """
+    init_ovc_telemetry().consent = False
 
 
 class FlatModule(nn.Module):
@@ -59,6 +69,7 @@ def to_openvino(module: nn.Module, example_input: Any, *, dynamic_batch: bool = 
         DeployError: OpenVINO cannot convert the module.
     """
     tensors = flatten(example_input)
+    _send_nothing()
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")

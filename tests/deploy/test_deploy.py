@@ -1,10 +1,12 @@
 """Whole networks, deployed: equal to torch over the disk, at any batch, with their names; files that replace files."""
 
+import time
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from openvino.tools.ovc.telemetry_utils import init_ovc_telemetry
 from torch import Tensor, nn
 
 from autocompress.deploy import load_openvino, save_openvino, size_bytes, to_openvino
@@ -147,3 +149,13 @@ def test_a_bad_file_is_one_sentence(name: str, content: str | None, message: str
         (tmp_path / name).write_text(content)
     with pytest.raises(DeployError, match=message):
         load_openvino(tmp_path / name)
+
+
+def test_a_conversion_reports_nothing_and_forks_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    init_ovc_telemetry("another tool").consent = True
+    forked: list[object] = []
+    monkeypatch.setattr("multiprocessing.Process.start", forked.append)
+    net = NETS["mlp"]
+    to_openvino(net.build(), net.inputs())
+    time.sleep(0.2)  # messages are sent by a thread
+    assert not forked and not init_ovc_telemetry().consent
