@@ -34,9 +34,8 @@ def correct_biases(module: nn.Module, run_float: Callable[[], None], run_quantiz
     _watch(layers, run_quantized, correct)
     with torch.no_grad():
         for layer, correction in corrections.items():
-            if correction.n:
-                bias: Tensor = layer.bias  # type: ignore[assignment]
-                bias.add_(correction.value)
+            if correction.n and isinstance(layer.bias, nn.Parameter):  # not one that a mask stands before
+                layer.bias.add_(correction.value)
 
 
 class _Mean:

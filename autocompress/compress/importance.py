@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autocompress.compress.attaching import run_with
+from autocompress.compress.attaching import run_with, weight_of
 from autocompress.errors import CompressionError
 from autocompress.graph import ChannelDependencies, unfold_attention
 from autocompress.recipe import Importance
@@ -183,8 +183,7 @@ def _layer_scores(
 
 
 def _of_weights(model: nn.Module, name: str, kind: Importance) -> Tensor:
-    weight: Tensor = model.get_submodule(name).weight  # type: ignore[assignment]
-    return _OF_WEIGHTS[kind](weight.detach().flatten(1).float())
+    return _OF_WEIGHTS[kind](weight_of(model.get_submodule(name)).detach().flatten(1).float())
 
 
 def _distances(filters: Tensor) -> Tensor:
@@ -216,8 +215,7 @@ class _Exit:
 
     @classmethod
     def of(cls, layer: nn.Module, norm: _BatchNorm | None) -> "_Exit":
-        weight: Tensor = layer.weight  # type: ignore[assignment]
-        return cls(norm or layer, _channel_axis(layer), len(weight))
+        return cls(norm or layer, _channel_axis(layer), len(weight_of(layer)))
 
 
 def _channel_axis(layer: nn.Module) -> int:

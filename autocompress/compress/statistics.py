@@ -143,7 +143,7 @@ def _factors(layer: nn.Module) -> list[nn.Module]:
 
 def _own_tensors(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Weights and biases of `layer` as they are deployed, by name."""
-    chains = list(layer.parametrizations) if parametrize.is_parametrized(layer) else []  # type: ignore[arg-type]
+    chains = [name for name in ("weight", "bias") if parametrize.is_parametrized(layer, name)]
     names = [name for name, tensor in layer._parameters.items() if tensor is not None]
     for name in [*chains, *names]:
         yield name, getattr(layer, name)
