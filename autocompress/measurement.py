@@ -1,4 +1,4 @@
-"""Numbers with their unit and spread, as measured on the deployed model."""
+"""Numbers with their unit and spread, as measured on the deployed model, and how it was trained."""
 
 from typing import Annotated
 
@@ -89,3 +89,31 @@ class Measurement(_Frozen):
     ran_in: dict[str, str] = {}
     float_layers: tuple[str, ...] = ()
     n_samples: Annotated[int, Field(gt=0)]
+
+
+class CoursePoint(_Frozen):
+    """One point of a training's course: optimizer steps taken so far, the loss there, and the rate of the weights."""
+
+    step: Annotated[int, Field(ge=1)]
+    loss: Finite
+    learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class TrainingSummary(_Frozen):
+    """How a candidate was trained.
+
+    Attributes:
+        n_steps: Optimizer steps that its training was meant to take.
+        learning_rate: Peak rate of the weights; 0 where the user's own loop chose it.
+        started_from: Digest of the candidate whose weights it started from; empty where those were the FP32 model's.
+        stopped_at: The step at which it was given up as hopeless; None for a training that took all its steps.
+        n_rollbacks: How often it diverged, and went on from an earlier state with a smaller rate.
+        course: At most about 50 points, evenly spread, losses being means over the steps since the point before.
+    """
+
+    n_steps: Annotated[int, Field(ge=0)]
+    learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    started_from: str = ""
+    stopped_at: int | None = None
+    n_rollbacks: Annotated[int, Field(ge=0)] = 0
+    course: tuple[CoursePoint, ...] = ()

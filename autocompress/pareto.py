@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from autocompress.errors import StudyError
-from autocompress.measurement import Interval, Measurement
+from autocompress.measurement import Interval, Measurement, TrainingSummary
 from autocompress.recipe import Recipe
 
 ObjectiveName = Literal["accuracy_drop", "latency", "size_bytes"]
@@ -34,6 +34,7 @@ class Candidate(BaseModel):
         seconds: Wall-clock seconds by phase.
         failure: One sentence, where there is no measurement.
         measurement: Numbers of the deployed model.
+        training: How it was trained; None where it was not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +48,7 @@ class Candidate(BaseModel):
     seconds: dict[str, float] = {}
     failure: str | None = None
     measurement: Measurement | None = None
+    training: TrainingSummary | None = None
 
     @model_validator(mode="after")
     def _measured_or_failed(self) -> "Candidate":

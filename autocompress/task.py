@@ -17,6 +17,9 @@ from autocompress.errors import TaskError
 
 Batch = tuple[Any, Any]
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+Loss = Callable[[Any, Any], Tensor]
+TrainingStep = Callable[[nn.Module, Any], Tensor]
+Fit = Callable[[nn.Module, Any], None]
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,18 @@ class TensorBatches:
             yield (self.augment(x, generator) if self.augment else x), self.targets[chosen]
 
 
-@dataclass(frozen=True)
+_TRAINING = {
+    "loss": "(outputs, targets) -> tensor",
+    "training_step": "(model, batch) -> tensor",
+    "fit": "(model, budget) -> None",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """A model, its data, its loss and its score; everything that a search may look at.
+    """A model, its data, how to train it and its score; everything that a search may look at.
+
+    Training can be said in three ways, of which the last one given counts: `loss`, `training_step`, `fit`.
 
     Args:
         model: The trained FP32 module; never changed.
@@ -107,8 +119,13 @@ class Task:
         train: Batches for calibration and fine-tuning; any iterable that can be read again and again.
         validation: Batches that the search selects on.
         test: Batches that are read once, for the chosen model.
-        loss: ``loss(outputs, targets)``, a scalar tensor.
         score: A callable with ``higher_is_better``, for example a `Score`.
+        loss: ``loss(outputs, targets)``, a scalar tensor.
+        training_step: ``training_step(model, batch)``, the loss of one training batch as a scalar tensor, for models
+            with several losses or whose training is more than one call.
+        fit: ``fit(model, budget)``, a training loop of one's own; it trains the compressed `model` in place, for
+            ``budget.n_steps`` optimizer steps, and calls ``budget.compression_loss()`` and ``budget.scheduler``, as
+            `autocompress.train.TrainingBudget` says.
         seed: Seed of everything random in training.
         name: What reports call the task.
 
@@ -121,8 +138,10 @@ class Task:
     train: Iterable[Batch]
     validation: Iterable[Batch]
     test: Iterable[Batch]
-    loss: Callable[[Any, Any], Tensor]
     score: Callable[[Any, Any], float]
+    loss: Loss | None = None
+    training_step: TrainingStep | None = None
+    fit: Fit | None = None
     seed: int = 0
     name: str = "task"
 
@@ -131,8 +150,11 @@ class Task:
             raise TaskError(f"model must be a torch.nn.Module, but got {type(self.model).__name__}")
         for split in ("train", "validation", "test"):
             _check_loader(split, getattr(self, split))
-        if not callable(self.loss):
-            raise TaskError(f"loss must be a callable (outputs, targets) -> tensor, but got {self.loss!r}")
+        for name, arguments in _TRAINING.items():
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise TaskError(f"{name} must be a callable {arguments}, but got {getattr(self, name)!r}")
+        if self.loss is None and self.training_step is None and self.fit is None:
+            raise TaskError("a task must say how to train: give a loss, a training_step or a fit, but got none of them")
         if not isinstance(getattr(self.score, "higher_is_better", None), bool):
             raise TaskError(
                 "score must be a callable with a higher_is_better attribute, "

@@ -12,6 +12,7 @@ SOURCE = Path(__file__).parents[1] / "autocompress"
 # Part of the package -> level; a module may import from parts of a lower level only, and freely inside its own part.
 LEVELS = {
     "errors": 0,
+    "recipe_parts": 9,
     "recipe": 10,
     "measurement": 11,
     "task": 12,
