@@ -1,8 +1,10 @@
 """What training does to masks: sparsity rises by a schedule, gates have a loss term, and in the end masks freeze."""
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +33,9 @@ class SparsityTraining:
 
     Order of calls: construct it once, then for each batch: forward, ``(task_loss + training.loss()).backward()``,
     ``optimizer.step()``, ``training.step(task_loss)``; after the last batch `finish`. A loop that counts epochs gives
-    `steps_per_epoch` and calls `epoch_step` after each epoch instead of `step`; gates then draw noise at every forward
-    pass. After the share `Sparsification.end` of the steps the target is reached and masks are frozen: their scores get
-    no more gradient and gates are no more random.
+    `steps_per_epoch`, and calls `epoch_step` after each epoch instead of `step`, or beside it, which then changes
+    nothing; gates draw noise at every forward pass. After the share `Sparsification.end` of the steps the target is
+    reached and masks are frozen: their scores get no more gradient and gates are no more random.
 
     Everything random comes from torch's global generator, during forward passes in training mode. With no steps, or no
     sparse layers, it does nothing, and the masks stay as `attach_masks` set them.
@@ -43,7 +45,7 @@ class SparsityTraining:
         sparse: Sparsity in (0, 1) by dotted layer name, as for `attach_masks`.
         settings: As for `attach_masks`.
         n_steps: Optimizer steps of the training, >= 0.
-        steps_per_epoch: Optimizer steps of an epoch, >= 1, if `epoch_step` will be called.
+        steps_per_epoch: Optimizer steps of an epoch, >= 1, if `epoch_step` will be called without `step`.
 
     Raises:
         CompressionError: A layer has no mask.
@@ -62,7 +64,8 @@ class SparsityTraining:
         self._n_units = sum(target.mask.n_units for target in self._targets)
         self._n_rising = min(n_steps, max(1, round(settings.end * n_steps)))
         self._n_done, self._n_renewals = 0, 0
-        self._adaptive = self._adaptive_progress()
+        self._adaptive: AdaptiveProgress | None = None
+        self._steps_are_told = False
         self._frozen = n_steps == 0 or not self._targets
         if not self._frozen:
             self._start()
@@ -97,24 +100,55 @@ class SparsityTraining:
             loss: The training loss of the step, without our term; only the `adaptive` schedule needs it.
 
         Raises:
-            CompressionError: The training counts epochs, or the schedule is `adaptive` and there is no loss.
+            CompressionError: The schedule is `adaptive` and there is no loss.
         """
-        if self._steps_per_epoch is not None:
-            raise CompressionError("step needs a training without steps_per_epoch; call epoch_step after each epoch")
+        self._steps_are_told = True
         self._advance(1, loss)
 
     def epoch_step(self, loss: float | None = None) -> None:
-        """Go on by one epoch; call it after that.
+        """Go on by one epoch, unless its steps were told by `step`; call it after the epoch.
 
         Args:
             loss: The mean training loss of the epoch, without our term; only the `adaptive` schedule needs it.
 
         Raises:
-            CompressionError: The training counts steps, or the schedule is `adaptive` and there is no loss.
+            CompressionError: Nobody said how many steps an epoch has, or the schedule is `adaptive` and there is no
+                loss.
         """
-        if self._steps_per_epoch is None:
+        if self._steps_are_told:
+            self._steps_are_told = False
+        elif self._steps_per_epoch is None:
             raise CompressionError("epoch_step needs steps_per_epoch, but got None; give it, or call step")
-        self._advance(self._steps_per_epoch, loss)
+        else:
+            self._advance(self._steps_per_epoch, loss)
+
+    @property
+    def needs_loss(self) -> bool:
+        """Whether `step` must be told the loss."""
+        return not self._frozen and self._settings.schedule == "adaptive"
+
+    def state(self) -> dict[str, Any]:
+        """How far it is, as numbers that JSON can hold; with the module's state it restores a training."""
+        adaptive = vars(self._adaptive) if self._adaptive else None
+        return {
+            "n_done": self._n_done,
+            "n_renewals": self._n_renewals,
+            "frozen": self._frozen,
+            "adaptive": copy.deepcopy(adaptive),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go back, or on, to what `state` said; the module's own state is restored by whoever saved it."""
+        self._n_done, self._n_renewals = state["n_done"], state["n_renewals"]
+        self._frozen = state["frozen"]
+        self._adaptive = None
+        if state["adaptive"]:
+            self._adaptive = AdaptiveProgress(1)
+            vars(self._adaptive).update(copy.deepcopy(state["adaptive"]))
+        for target in self._targets:
+            target.mask.learning = not self._frozen
+            if isinstance(target.mask, Gates):
+                target.mask.noise = None
 
     def finish(self) -> None:
         """Bring every mask to its full sparsity and freeze it: exactly the asked number of zeros, the lowest go."""
@@ -132,23 +166,24 @@ class SparsityTraining:
                 target.mask.noise_each_pass = self._steps_per_epoch is not None
         self._renew()
 
-    def _adaptive_progress(self) -> AdaptiveProgress | None:
-        if self._settings.schedule != "adaptive":
-            return None
-        return AdaptiveProgress(max(1, math.ceil(self._n_rising / (self._steps_per_epoch or 1))))
-
     def _level_of(self, target: _Target) -> float:
         if self._frozen or self._n_done >= self._n_rising:
             return target.sparsity
-        progress = self._adaptive.progress if self._adaptive else self._n_done / self._n_rising
-        return level(progress, target.sparsity, self._settings)
+        return level(self._progress(), target.sparsity, self._settings)
+
+    def _progress(self) -> float:
+        if self._settings.schedule == "adaptive":
+            return self._adaptive.progress if self._adaptive else 0.0
+        return self._n_done / self._n_rising
 
     def _advance(self, n_steps: int, loss: float | None) -> None:
         if self._frozen:
             return
-        if self._adaptive:
+        if self._settings.schedule == "adaptive":
             if loss is None:
                 raise CompressionError("the adaptive schedule needs the training loss, but got None; give it to step")
+            if self._adaptive is None:
+                self._adaptive = AdaptiveProgress(max(1, math.ceil(self._n_rising / n_steps)))
             self._adaptive.step(loss)
         self._n_done = min(self._n_done + n_steps, self._n_rising)
         if self._n_done == self._n_rising:

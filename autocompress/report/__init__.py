@@ -8,6 +8,7 @@ from autocompress.report.front_html import write_front_html
 from autocompress.report.front_svg import write_front_svg
 from autocompress.report.markdown import write_report_md
 from autocompress.report.statistics_table import statistics_table
+from autocompress.report.training_svg import write_training_svg
 
 __all__ = [
     "frame",
@@ -17,20 +18,23 @@ __all__ = [
     "write_front_svg",
     "write_report",
     "write_report_md",
+    "write_training_svg",
 ]
 
 RECORD_FILE = "candidates.json"
 
 
 def write_report(record: StudyRecord, folder: Path) -> None:
-    """Write `front.svg`, `front.html` and `report.md` into `folder`, each replaced in one step.
+    """Write `front.svg`, `training.svg`, `front.html` and `report.md` into `folder`, each replaced in one step.
 
-    Equal records give equal bytes. The document goes last, so that its picture is there when it is.
+    Equal records give equal bytes. The document goes last, so that its pictures are there when it is. There is no
+    `training.svg` where the record tells of no training, as those of older versions.
 
     Raises:
         StudyError: The baseline was not measured, or the chosen candidate is not in the record.
     """
     write_front_svg(record, folder / "front.svg")
+    write_training_svg(record, folder / "training.svg")
     write_front_html(record, folder / "front.html")
     write_report_md(record, folder / "report.md")
 

@@ -29,11 +29,16 @@ COLUMN_TYPES = {
     "agreement": "float64",
     "on_front": "bool",
     "seconds": "float64",
+    "n_steps": "Int64",
+    "learning_rate": "float64",
+    "started_from": "str",
+    "stopped_at": "Int64",
+    "n_rollbacks": "Int64",
 }
 
 
 def frame(record: StudyRecord) -> pd.DataFrame:
-    """One row a candidate, in the order of the record; numbers of a failed candidate are missing.
+    """One row a candidate, in the order of the record; measured numbers of a failed one are missing.
 
     Columns:
         digest, label, rung, failure: As in `Candidate`; `failure` is missing where there is a measurement.
@@ -44,6 +49,9 @@ def frame(record: StudyRecord) -> pd.DataFrame:
         size_bytes, zipped_bytes, macs, agreement: As in `Measurement`.
         on_front: Whether the candidate is on the Pareto front; False for a failed one.
         seconds: Wall-clock seconds that the candidate took: its phase `total`, else the sum of its phases.
+        n_steps: Training steps, as in `Candidate`.
+        learning_rate, started_from, stopped_at, n_rollbacks: As in `TrainingSummary`, also for a failed candidate;
+            missing where there was no training. `stopped_at` is missing too where the training took all its steps.
 
     Raises:
         StudyError: The baseline was not measured.
@@ -62,7 +70,10 @@ def _row(candidate: Candidate, on_front: bool) -> dict[str, Any]:
         "failure": candidate.failure,
         "on_front": on_front,
         "seconds": seconds.get("total", math.fsum(seconds.values())),
+        "n_steps": candidate.n_steps,
     }
+    if candidate.training:
+        row |= candidate.training.model_dump(include={"learning_rate", "started_from", "stopped_at", "n_rollbacks"})
     m = candidate.measurement
     if m is None:
         return row

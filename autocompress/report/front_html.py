@@ -9,10 +9,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from autocompress.pareto import Candidate
 from autocompress.record import StudyRecord, write_atomically
 from autocompress.report.front_plotly import figure
 from autocompress.report.headline import floor_sentence, headline
 from autocompress.report.plot_points import PlotPoint, plot_points, with_zipped_sizes
+from autocompress.report.training_plotly import training_figure
+from autocompress.report.training_svg import TRAINING_NOTE
+from autocompress.report.trainings import failure_sentence, training_line
 from autocompress.report.wording import kilobytes, phases, points_interval, recipe_brief, recipe_lines, times, zipped
 
 ZIPPED_SIZE = "zipped size, kB"
@@ -60,16 +64,19 @@ def script_json(value: Any) -> Markup:
 
 def _content(record: StudyRecord) -> dict[str, Any]:
     result, place = headline(record)
+    training = training_figure(record)
     return {
         "record": record,
         "result": result,
         "place": place,
         "floor": floor_sentence(record),
         "figure": script_json(figure(record)),
+        "training": script_json(training) if training else None,
+        "training_note": TRAINING_NOTE,
         "plotly_js": Markup(get_plotlyjs()),
         "head": HEAD if with_zipped_sizes(record) else [title for title in HEAD if title != ZIPPED_SIZE],
         "rows": _rows(record),
-        "failed": [c for c in record.candidates if c.failure is not None],
+        "failed": [(c.name, c.rung, failure_sentence(c)) for c in record.candidates if c.failure is not None],
         "phases": phases(record.seconds) if record.seconds else [],
     }
 
@@ -81,11 +88,15 @@ def _rows(record: StudyRecord) -> list[dict[str, Any]]:
         {
             "cells": _cells(p, with_zipped),
             "brief": recipe_brief(p.candidate.recipe),
-            "recipe": recipe_lines(p.candidate.recipe, record.study.n_layers),
+            "recipe": [*recipe_lines(p.candidate.recipe, record.study.n_layers), *_training(record, p.candidate)],
             "classes": _classes(p),
         }
         for p in shown
     ]
+
+
+def _training(record: StudyRecord, candidate: Candidate) -> list[str]:
+    return [f"trained {training_line(record, candidate.training)}"] if candidate.training else []
 
 
 def _cells(point: PlotPoint, with_zipped: bool) -> list[str]:

@@ -1,29 +1,19 @@
 """The front as a picture for documents: speed-up against accuracy drop, with the error of both."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from autocompress.record import StudyRecord, write_atomically
+from autocompress.record import StudyRecord
 from autocompress.report.labels import Box, place_names
 from autocompress.report.plot_points import KINDS, Kind, PlotPoint, lowest_drop_shown, plot_points, staircase
+from autocompress.report.svg import write_svg
 from autocompress.report.wording import kilobytes, points, shortened
 
-STYLE: dict[str, object] = {
-    "svg.hashsalt": "autocompress",
-    "svg.fonttype": "path",
-    "text.parse_math": False,
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 MARKERS: dict[Kind, str] = {"baseline": "D", "anchor": "s", "candidate": "o"}
 # Okabe and Ito, "Color Universal Design", 2008: told apart with every common colour blindness.
 COLOURS: dict[Kind, str] = {"baseline": "#000000", "anchor": "#D55E00", "candidate": "#0072B2"}
@@ -44,11 +34,7 @@ def write_front_svg(record: StudyRecord, path: Path) -> None:
     Raises:
         StudyError: The baseline was not measured.
     """
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = _figure(record)
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": "autocompress"})
-    write_atomically(path, stream.getvalue())
+    write_svg(lambda: _figure(record), path)
 
 
 def _figure(record: StudyRecord) -> Figure:

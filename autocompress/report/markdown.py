@@ -1,14 +1,24 @@
-"""The study as a Markdown document, with the picture of the front."""
+"""The study as a Markdown document, with the pictures of the front and of the training."""
 
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from autocompress.measurement import TrainingSummary
 from autocompress.pareto import Candidate
 from autocompress.record import StudyRecord, write_atomically
 from autocompress.report.chosen_recipe import group_rows, layer_rows, recipe_sentences
 from autocompress.report.headline import floor_sentence, headline
 from autocompress.report.plot_points import PlotPoint, plot_points
+from autocompress.report.trainings import (
+    failure_sentence,
+    incidents,
+    loss_words,
+    rate_words,
+    shown_trainings,
+    start_words,
+    training_counts,
+)
 from autocompress.report.wording import kilobytes, phases, points_interval, printable, times, zipped
 
 INTERVALS = (
@@ -17,15 +27,20 @@ INTERVALS = (
     "two-sided 90 % interval. The floor is held against a one-sided 95 % bound that is corrected for the number of "
     "candidates compared (Bonferroni), since the fastest of many that look good is a lucky one: it lies above that end."
 )
+LOSSES = (
+    "Loss: means over the first and over the last steps; what it is made of differs with the recipe, so compare it "
+    "along a row, and candidates by their drop."
+)
 ZIPPED_SIZE = "zipped size, kB"
 HEAD = ("name", "on front", "rung", "speed-up", "latency, ms", "drop, points", "size, kB", ZIPPED_SIZE, "MACs")
 LAYER_HEAD = ("layer", "weight bits", "activation bits", "zeros", "rank", "ran here")
+TRAINING_HEAD = ("name", "steps", "peak rate", "started from", "loss", "what happened")
 SPECIAL = re.compile(r"[\\`*|~#]|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+]")
 ORDINAL = re.compile(r"^(\d+)([.)])(?=\s|$)")  # `1.` at the start would make a numbered list
 
 
 def write_report_md(record: StudyRecord, path: Path) -> None:
-    """Write the report; it shows the picture `front.svg` of its own folder.
+    """Write the report; it shows the pictures `front.svg` and `training.svg` of its own folder.
 
     Raises:
         StudyError: The baseline was not measured, or the chosen candidate is not in the record.
@@ -34,6 +49,7 @@ def write_report_md(record: StudyRecord, path: Path) -> None:
         _summary(record),
         _front(record),
         _recipe(record),
+        _training(record),
         _list("Findings", [escape(sentence) for sentence in record.findings]),
         _list("Failures", [_failure(c) for c in record.candidates if c.failure is not None]),
         _seconds(record),
@@ -97,8 +113,33 @@ def _recipe(record: StudyRecord) -> str:
     return text
 
 
+def _training(record: StudyRecord) -> str:
+    if not any(c.training for c in record.candidates):
+        return ""
+    pictured = {shown.candidate.digest for shown in shown_trainings(record)}
+    listed = pictured | {p.candidate.digest for p in plot_points(record) if p.on_front or p.is_chosen or p.name}
+    rows = [_training_row(record, c, c.training) for c in record.candidates if c.training and c.digest in listed]
+    picture = "![course of the training](training.svg)" if pictured else ""
+    table = _table(*_without_empty(TRAINING_HEAD, rows, "lrrlrl")) if rows else ""
+    parts = ["## Training", picture, table, f"{training_counts(record)} {LOSSES}"]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _training_row(record: StudyRecord, candidate: Candidate, training: TrainingSummary) -> list[str]:
+    is_chosen = record.chosen is not None and record.chosen.digest == candidate.digest
+    name, course = escape(candidate.name), training.course
+    return [
+        f"**{name}, chosen**" if is_chosen else name,
+        str(training.n_steps),
+        rate_words(training.learning_rate),
+        escape(start_words(record, training.started_from)),
+        f"{loss_words(course[0].loss)} → {loss_words(course[-1].loss)}" if course else "",
+        ", ".join(incidents(training)),
+    ]
+
+
 def _failure(candidate: Candidate) -> str:
-    return f"{escape(candidate.name)} ({escape(candidate.rung)}): {escape(candidate.failure or '')}"
+    return f"{escape(candidate.name)} ({escape(candidate.rung)}): {escape(failure_sentence(candidate))}"
 
 
 def _seconds(record: StudyRecord) -> str:

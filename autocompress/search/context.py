@@ -17,10 +17,12 @@ from autocompress.graph import ModelGraph
 from autocompress.measure import Predictions, predict_deployed
 from autocompress.recipe import Recipe
 from autocompress.task import Task, call
+from autocompress.train import Hardware
 
 Split = Literal["validation", "test"]
 Seconds = dict[str, float]
 WEIGHTS, RECIPE, MODEL = "weights.safetensors", "recipe.yaml", "model.xml"
+CACHE = ".cache"  # among the folders of candidates
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,9 @@ class EvaluationContext:
         folder: Where candidates have their folders, by digest.
         n_cores: Threads for training and scoring.
         n_inference_threads: Threads for latency.
+        hardware: On what to train.
+        max_drop: Largest accuracy drop that is wished for, in units of the score; trainings that cannot come near it
+            are given up. None for never.
     """
 
     task: Task
@@ -48,6 +53,8 @@ class EvaluationContext:
     folder: Path
     n_cores: int
     n_inference_threads: int = 1
+    hardware: Hardware = field(default_factory=Hardware)
+    max_drop: float | None = None
     _baseline: dict[str, Predictions] = field(default_factory=dict, repr=False)
     _structure: list[Any] = field(default_factory=list, repr=False)
     _teacher: list[nn.Module] = field(default_factory=list, repr=False)
@@ -58,7 +65,12 @@ class EvaluationContext:
         return self.folder / Recipe().digest()
 
     @property
-    def teacher(self) -> nn.Module:
+    def cache(self) -> Path:
+        """Folder of what is computed once a study: the teacher's outputs, learning rates."""
+        return self.folder / CACHE
+
+    @property
+    def fp32(self) -> nn.Module:
         """A copy of the FP32 model that is laid out for speed."""
         if not self._teacher:
             self._teacher.append(channels_last_module(copy.deepcopy(self.task.model)).eval())
@@ -75,7 +87,7 @@ class EvaluationContext:
         """Outputs of a deployed model on a split."""
         if not self._structure:
             with torch.no_grad():
-                self._structure.append(call(self.teacher, self.task.example_input))
+                self._structure.append(call(self.fp32, self.task.example_input))
         return predict_deployed(model, getattr(self.task, split), self._structure[0], split, self.n_cores)
 
     def restore(self, recipe: Recipe, folder: Path) -> CompressedModel:

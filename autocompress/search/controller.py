@@ -24,10 +24,11 @@ from autocompress.search.interruption import Interruption
 from autocompress.search.ledger import Ledger
 from autocompress.search.progress import OnProgress, Progress
 from autocompress.search.storage import open_journal
-from autocompress.search.training import seconds_a_step, train_candidate
+from autocompress.search.training import Trained, learning_rates, seconds_a_step, train_candidate
 from autocompress.search.worker import OutOfTimeError, Worker, WorkFailedError
 from autocompress.space import BoundSpace, anchors
 from autocompress.task import Task
+from autocompress.train import LOG, Hardware, follow
 
 CONFIRMATION = LatencySettings(min_pairs=100, max_pairs=600, max_seconds=6.0, half_width=0.004)
 MAX_REPEATS = 100  # sampled recipes in a row that are known already; then the space counts as used up
@@ -46,6 +47,7 @@ class Controller:
         graph: What was found in the task's model.
         space: What may be tried; None where the space is no longer to be had.
         on_progress: Told of each step.
+        hardware: On what to train.
     """
 
     def __init__(
@@ -57,7 +59,9 @@ class Controller:
         graph: ModelGraph | None,
         space: BoundSpace | None,
         on_progress: OnProgress,
+        hardware: Hardware | None = None,
     ) -> None:
+        self._hardware = hardware or Hardware()
         self._folder, self._configuration = folder, configuration
         self._task, self._graph, self._space = task, graph, space
         self._on_progress = on_progress
@@ -66,6 +70,8 @@ class Controller:
         self._interruption = Interruption()
         self._n_done = self._n_total = 0
         self._phase = ""
+        self._training_log: Path | None = None
+        self._training_steps = 0
 
     def search(self, budget: Budget, start: float | None = None) -> StudyRecord:
         """Search until `budget`, which counts from `start` or from now, is used up.
@@ -108,7 +114,13 @@ class Controller:
     def _worker(self, task: Task, graph: ModelGraph) -> Worker:
         environment = self._configuration.environment
         context = EvaluationContext(
-            task, graph, self._folder.candidates.resolve(), environment.n_cores, environment.inference_threads
+            task,
+            graph,
+            self._folder.candidates.resolve(),
+            environment.n_cores,
+            environment.inference_threads,
+            self._hardware,
+            self._configuration.max_drop,
         )
         return Worker(context, on_wait=self._wait)
 
@@ -131,6 +143,9 @@ class Controller:
         if found := worker.call(default_precision):
             self._ledger.findings.append(findings.about_default_precision(*found))
         if self._configuration.finetune_steps is None:
+            if self._task and self._task.fit is None:
+                self._report("finding a learning rate")
+                worker.call(learning_rates)
             self._report("timing a training step")
             unpruned = [recipe for recipe in self._anchors(space, graph).values() if not recipe.pruning]
             slowest = max(unpruned, key=lambda recipe: len(recipe.layers))
@@ -217,6 +232,8 @@ class Controller:
     def _evaluate(self, worker: Worker, recipe: Recipe, label: str, rung: Rung) -> Candidate:
         """Train, export and measure one candidate; its folder appears only when all have succeeded.
 
+        A training that is cut off leaves its checkpoint, with which the next search goes on.
+
         Raises:
             OutOfTimeError: The budget ended before it was done; never for the baseline.
         """
@@ -225,13 +242,13 @@ class Controller:
         deadline = None if recipe.is_identity else self._clock.deadline
         seed = self._configuration.seed
         name = label or final.name
-        measurement, failure = None, None
+        measurement, failure, trained = None, None, None
         seconds: dict[str, float] = {}
-        shutil.rmtree(work, ignore_errors=True)
         start = time.monotonic()
         try:
             self._report(f"fine-tuning {name} ({rung.n_steps} steps)" if rung.n_steps else f"preparing {name}")
-            seconds |= worker.call(train_candidate, recipe, work, rung, seed, deadline=deadline)
+            trained = self._train(worker, recipe, work, rung, seed, deadline)
+            seconds |= trained.seconds
             self._report(f"measuring {name}")
             seconds |= worker.call(export_candidate, recipe, work, deadline=deadline)
             latency = LatencySettings()
@@ -244,20 +261,30 @@ class Controller:
             raise
         except WorkFailedError as error:
             failure = str(error)
-        finally:
-            if work != final:
-                shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
         return Candidate(
             digest=final.name,
             recipe=recipe,
             label=label,
             rung=rung.name,
-            n_steps=rung.n_steps,
+            n_steps=(trained and trained.summary and trained.summary.stopped_at) or rung.n_steps,
             seed=seed,
             seconds=seconds,
             failure=failure,
             measurement=measurement,
+            training=trained.summary if trained else None,
         )
+
+    def _train(
+        self, worker: Worker, recipe: Recipe, folder: Path, rung: Rung, seed: int, deadline: float | None
+    ) -> Trained:
+        """Train in the worker process, while its log is followed."""
+        parents = [c.recipe for c in self._ledger.candidates.values() if c.measurement and c.n_steps]
+        self._training_log, self._training_steps = folder / LOG, rung.n_steps
+        try:
+            return worker.call(train_candidate, recipe, folder, rung, seed, parents, deadline=deadline)
+        finally:
+            self._training_log = None
 
     def _keep(self, candidate: Candidate) -> None:
         self._ledger.keep(candidate)
@@ -297,6 +324,7 @@ class Controller:
     def _report(self, phase: str, finished: Candidate | None = None, message: str = "") -> None:
         self._phase = phase
         chosen = self._ledger.chosen
+        training = follow(self._training_log) if self._training_log else None
         self._on_progress(
             Progress(
                 phase=phase,
@@ -309,5 +337,7 @@ class Controller:
                 best=self._ledger.candidates.get(chosen.digest) if chosen else None,
                 finished=finished,
                 message=message,
+                training=training,
+                n_steps=self._training_steps,
             )
         )

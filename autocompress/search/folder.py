@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from autocompress.errors import StudyError
+from autocompress.train import CHECKPOINT
 
 UNFINISHED = ".work-"  # begins the name of a candidate's folder while it is under way
 
@@ -47,9 +48,10 @@ class StudyFolder:
             yield
 
     def remove_unfinished(self) -> None:
-        """Remove what a kill left of candidates that were under way."""
+        """Remove what a kill left of candidates that were under way, unless their training can be gone on with."""
         for folder in self.candidates.glob(f"{UNFINISHED}*"):
-            shutil.rmtree(folder, ignore_errors=True)
+            if not (folder / CHECKPOINT).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_writable(path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from autocompress.measurement import CoursePoint
 from autocompress.pareto import Candidate
 
 
@@ -19,6 +20,8 @@ class Progress:
         best: The candidate that would be chosen now.
         finished: The candidate that has just finished, else None.
         message: A line for the log, else empty.
+        training: Where the training under way is now; None while there is none, or before its first step.
+        n_steps: Steps that this training is meant to take; 0 where that is not known.
     """
 
     phase: str
@@ -29,6 +32,8 @@ class Progress:
     best: Candidate | None = None
     finished: Candidate | None = None
     message: str = ""
+    training: CoursePoint | None = None
+    n_steps: int = 0
 
 
 OnProgress = Callable[[Progress], None]

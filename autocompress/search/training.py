@@ -1,7 +1,12 @@
 """Training of one candidate: compress, set up, fine-tune; the result is in its folder."""
 
+import json
 import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -15,7 +20,10 @@ from autocompress.compress import (
     shrink,
 )
 from autocompress.deploy import write_tensors
+from autocompress.errors import TrainingError
+from autocompress.measurement import CoursePoint, TrainingSummary
 from autocompress.recipe import Recipe
+from autocompress.record import write_atomically
 from autocompress.search.context import (
     RECIPE,
     WEIGHTS,
@@ -26,43 +34,101 @@ from autocompress.search.context import (
     channels_last_module,
     loses_rows,
 )
-from autocompress.train import FinetuneSettings, adapt_batch_norm, finetune
+from autocompress.search.hopeless import watch_for_hopeless
+from autocompress.search.warm_start import warm_start
+from autocompress.task import Task
+from autocompress.train import (
+    LOG,
+    FinetuneSettings,
+    LearningRates,
+    Objective,
+    Outcome,
+    StepInfo,
+    Teacher,
+    TrainingBudget,
+    Watch,
+    adapt_batch_norm,
+    find_learning_rates,
+    finetune,
+    launch,
+)
 
-RATE_QUANTIZED = 2e-4  # a quantized model only needs to settle
-RATE_PRUNED = 5e-3  # one that lost filters has to learn again
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+RATES = "learning_rates.json"
+TEACHER = "teacher"
 
 
-def train_candidate(context: EvaluationContext, recipe: Recipe, folder: Path, rung: Rung, seed: int) -> Seconds:
+@dataclass(frozen=True)
+class Trained:
+    """What became of a training.
+
+    Attributes:
+        seconds: By phase.
+        summary: How it went; None where nothing was trained.
+    """
+
+    seconds: Seconds
+    summary: TrainingSummary | None = None
+
+
+def train_candidate(
+    context: EvaluationContext, recipe: Recipe, folder: Path, rung: Rung, seed: int, parents: Sequence[Recipe] = ()
+) -> Trained:
     """Compress and fine-tune; leaves the recipe and the trained weights in `folder`.
 
     Args:
         context: The study's.
         recipe: What to do.
-        folder: Made if it is missing.
+        folder: Made if it is missing. A checkpoint in it of the same training, cut off, is gone on with.
         rung: How long to train.
         seed: Of everything random in training.
-
-    Returns:
-        Seconds by phase.
+        parents: Finished candidates, from whose weights the training may start.
     """
-    watch = Stopwatch()
-    task = context.task
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = (context, recipe, folder, rung, seed, parents)
+    if context.hardware.n_devices > 1 and rung.n_steps and not recipe.is_identity:
+        return launch(context.hardware, _train_candidate, *arguments)
+    return _train_candidate(None, *arguments)
+
+
+def _train_candidate(
+    fabric: "Fabric | None",
+    context: EvaluationContext,
+    recipe: Recipe,
+    folder: Path,
+    rung: Rung,
+    seed: int,
+    parents: Sequence[Recipe],
+) -> Trained:
+    watch, task = Stopwatch(), context.task
+    summary = None
     with watch.phase("compress"):
         compressed = compress(task.model, context.graph, recipe, task.example_input, scores=_scores(context, recipe))
-        module = channels_last_module(compressed.module)
+        channels_last_module(compressed.module)
     if not recipe.is_identity:
         with watch.phase("calibrate"):
-            if is_reshaped(recipe):
-                adapt_batch_norm(module, task.train)
-            if recipe.quantized:
-                calibrate(module, task.train, recipe.calibration)
+            started_from = warm_start(context, compressed, parents)
+            if not started_from:
+                _set_up(task, compressed, recipe)
         with watch.phase("finetune"):
-            compressed = _train(context, compressed, rung.n_steps, seed)
+            training = _Training(context, fabric, folder, seed, started_from)
+            compressed = training.run(compressed, rung.n_steps)
+            summary = training.summary(rung.n_steps)
     with watch.phase("save"):
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECIPE).write_text(recipe.to_yaml())
-        write_tensors(compressed.state(), folder / WEIGHTS)
-    return watch.seconds
+        if fabric is None or fabric.is_global_zero:
+            (folder / RECIPE).write_text(recipe.to_yaml())
+            write_tensors(compressed.state(), folder / WEIGHTS)
+    return Trained(watch.seconds, summary)
+
+
+def _set_up(task: Task, compressed: CompressedModel, recipe: Recipe) -> None:
+    """What a model that starts from the FP32 weights needs before its training."""
+    if is_reshaped(recipe):
+        adapt_batch_norm(compressed.module, task.train)
+    if recipe.quantized:
+        calibrate(compressed.module, task.train, recipe.calibration)
 
 
 def is_reshaped(recipe: Recipe) -> bool:
@@ -80,28 +146,147 @@ def _scores(context: EvaluationContext, recipe: Recipe) -> dict[str, Tensor] | N
     )
 
 
-def _train(context: EvaluationContext, compressed: CompressedModel, n_steps: int, seed: int) -> CompressedModel:
-    """Fine-tune in place; a model that loses rows in training is shrunk, and trained on for the rest of the steps."""
-    recipe = compressed.recipe
-    if not loses_rows(recipe):
-        return _trained(context, compressed, n_steps, seed)
-    n_masked = round(n_steps * recipe.sparsification.end)
-    _trained(context, compressed, n_masked, seed)
-    shrunk = shrink(compressed, context.graph, context.task.train)
-    return _trained(context, shrunk, n_steps - n_masked, seed)
-
-
-def _trained(context: EvaluationContext, compressed: CompressedModel, n_steps: int, seed: int) -> CompressedModel:
-    if n_steps == 0:
-        return compressed
+def learning_rates(context: EvaluationContext) -> LearningRates:
+    """Rates that suit the task's model, found by a range test, once a study; written down for the next candidate."""
+    path = context.cache / RATES
+    if path.is_file():
+        return LearningRates(**json.loads(path.read_text()))
     task = context.task
-    rate = RATE_PRUNED if is_reshaped(compressed.recipe) else RATE_QUANTIZED
-    settings = FinetuneSettings(n_steps=n_steps, learning_rate=rate, seed=seed)
-    ranges = parameter_groups(compressed.module)[1]
-    training = compressed.training(n_steps)
-    finetune(compressed.module, ranges, context.teacher, task.train, task.loss, settings, compression=training)
-    adapt_batch_norm(compressed.module, task.train, n_batches=20)
-    return compressed
+    if task.loss is None and task.training_step is None:
+        return LearningRates()
+    objective = Objective(task.loss, task.training_step)
+    rates = find_learning_rates(context.fp32, task.train, objective.of, seed=task.seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(vars(rates)))
+    return rates
+
+
+class _Training:
+    """One or two trainings of a candidate: a model that loses rows is shrunk between them.
+
+    Args:
+        context: The study's.
+        fabric: Of this process, if there are several.
+        folder: Of the candidate.
+        seed: Of everything random.
+        started_from: Digest of the candidate whose weights it starts from, or empty.
+    """
+
+    def __init__(
+        self, context: EvaluationContext, fabric: "Fabric | None", folder: Path, seed: int, started_from: str
+    ) -> None:
+        self._context, self._folder, self._seed = context, folder, seed
+        self._fabric, self._started_from = fabric, started_from
+        self._rate = 0.0
+        self._outcomes: list[Outcome] = []
+
+    def run(self, compressed: CompressedModel, n_steps: int) -> CompressedModel:
+        """Train in place; the result may be another model."""
+        recipe = compressed.recipe
+        if not loses_rows(recipe):
+            return self._train(compressed, n_steps, self._folder)
+        n_masked = round(n_steps * recipe.sparsification.end)
+        self._train(compressed, n_masked, self._folder)
+        shrunk = shrink(compressed, self._context.graph, self._context.task.train)
+        return self._train(shrunk, n_steps - n_masked, self._folder / "shrunk")
+
+    def summary(self, n_steps: int) -> TrainingSummary:
+        """How it went."""
+        course: list[CoursePoint] = []
+        n_done, is_given_up = 0, False
+        for outcome in self._outcomes:
+            course += [point.model_copy(update={"step": n_done + point.step}) for point in outcome.course]
+            n_done += outcome.n_steps
+            is_given_up |= outcome.is_given_up
+        return TrainingSummary(
+            n_steps=n_steps,
+            learning_rate=self._rate,
+            started_from=self._started_from,
+            stopped_at=n_done if is_given_up else None,
+            n_rollbacks=sum(outcome.n_rollbacks for outcome in self._outcomes),
+            course=tuple(course),
+        )
+
+    def _train(self, compressed: CompressedModel, n_steps: int, folder: Path) -> CompressedModel:
+        if n_steps == 0:
+            return compressed
+        context, recipe = self._context, compressed.recipe
+        watch = watch_for_hopeless(context, n_steps)
+        if context.task.fit is None:
+            rates = learning_rates(context)
+            self._rate = rates.reshaped if is_reshaped(recipe) else rates.quantized
+            settings = FinetuneSettings(n_steps, self._rate, distillation=recipe.distillation, seed=self._seed)
+            outcome = finetune_default(context, compressed, settings, self._fabric, watch, folder, self._started_from)
+        else:
+            settings = FinetuneSettings(n_steps, distillation=recipe.distillation, seed=self._seed)
+            outcome = train_in_own_loop(context, compressed, settings, watch, folder)
+        self._outcomes.append(outcome)
+        adapt_batch_norm(compressed.module, self._context.task.train, n_batches=20)
+        return compressed
+
+
+def finetune_default(
+    context: EvaluationContext,
+    compressed: CompressedModel,
+    settings: FinetuneSettings,
+    fabric: "Fabric | None" = None,
+    watch: Watch | None = None,
+    folder: Path | None = None,
+    origin: str = "",
+) -> Outcome:
+    """Fine-tune with the task's data and loss and the FP32 model as the teacher, whose outputs are cached."""
+    task = context.task
+    teacher = Teacher(context.fp32, settings.distillation.features, context.cache / TEACHER)
+    return finetune(
+        compressed.module,
+        task.train,
+        Objective(task.loss, task.training_step, teacher),
+        settings,
+        ranges=parameter_groups(compressed.module)[1],
+        compression=compressed.training(settings.n_steps),
+        fabric=fabric or context.hardware.fabric(),
+        watch=watch,
+        folder=folder,
+        origin=origin,
+    )
+
+
+def train_in_own_loop(
+    context: EvaluationContext,
+    compressed: CompressedModel,
+    settings: FinetuneSettings,
+    watch: Watch | None = None,
+    folder: Path | None = None,
+) -> Outcome:
+    """Let the task's `fit` train; of the settings it gets the number of steps, the seed and the distillation."""
+    fit, n_batches = context.task.fit, _length(context.task.train)
+    if fit is None:
+        raise TrainingError("training in the task's own loop needs a fit, but the task has none")
+    budget = TrainingBudget(
+        compressed.module,
+        settings.n_steps,
+        ranges=parameter_groups(compressed.module)[1],
+        compression=compressed.training(settings.n_steps, n_batches),
+        teacher=Teacher(context.fp32, cache=context.cache / TEACHER),
+        distillation=settings.distillation,
+        steps_per_epoch=n_batches,
+        seed=settings.seed,
+        watch=watch,
+        log=folder / LOG if folder else None,
+    )
+    return budget.run(fit)
+
+
+def _length(batches: Any) -> int | None:
+    """Batches of an epoch; None where the loader does not say."""
+    try:
+        return max(1, len(batches))
+    except TypeError:
+        return None
+
+
+class _EnoughError(Exception):
+    """Ends a training that only its first steps are wanted of."""
 
 
 def seconds_a_step(context: EvaluationContext, recipe: Recipe, n_steps: int = 6) -> float:
@@ -115,16 +300,13 @@ def seconds_a_step(context: EvaluationContext, recipe: Recipe, n_steps: int = 6)
     if recipe.quantized:
         calibrate(compressed.module, task.train, recipe.calibration, n_batches=1)
     ends = [time.perf_counter()]
-    settings = FinetuneSettings(n_steps=n_steps)
-    ranges = parameter_groups(compressed.module)[1]
-    finetune(
-        compressed.module,
-        ranges,
-        context.teacher,
-        task.train,
-        task.loss,
-        settings,
-        on_step=lambda _step, _loss: ends.append(time.perf_counter()),
-        compression=compressed.training(n_steps),
-    )
+
+    def note(_: StepInfo) -> None:
+        ends.append(time.perf_counter())
+        if len(ends) > n_steps:
+            raise _EnoughError
+
+    with suppress(_EnoughError):
+        train = finetune_default if task.fit is None else train_in_own_loop
+        train(context, compressed, FinetuneSettings(n_steps), watch=Watch(on_step=note))
     return min(end - start for start, end in zip(ends, ends[1:], strict=False))

@@ -1,6 +1,36 @@
 """Getting accuracy back: batch-norm adaptation, fine-tuning and distillation."""
 
 from autocompress.train.batch_norm import adapt_batch_norm
-from autocompress.train.finetune import FinetuneSettings, channels_last, finetune
+from autocompress.train.finetune import LOG, finetune
+from autocompress.train.hardware import Hardware, launch
+from autocompress.train.layout import channels_last, layout_of
+from autocompress.train.loop import CHECKPOINT
+from autocompress.train.objective import Compression, Objective
+from autocompress.train.own_loop import TrainingBudget
+from autocompress.train.range_test import LearningRates, find_learning_rates
+from autocompress.train.settings import FinetuneSettings
+from autocompress.train.teacher import Teacher
+from autocompress.train.training_log import follow
+from autocompress.train.watching import Outcome, StepInfo, Watch
 
-__all__ = ["FinetuneSettings", "adapt_batch_norm", "channels_last", "finetune"]
+__all__ = [
+    "CHECKPOINT",
+    "LOG",
+    "Compression",
+    "FinetuneSettings",
+    "Hardware",
+    "LearningRates",
+    "Objective",
+    "Outcome",
+    "StepInfo",
+    "Teacher",
+    "TrainingBudget",
+    "Watch",
+    "adapt_batch_norm",
+    "channels_last",
+    "find_learning_rates",
+    "finetune",
+    "follow",
+    "launch",
+    "layout_of",
+]

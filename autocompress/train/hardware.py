@@ -1,8 +1,10 @@
 """On what to train: devices and precision, by way of Lightning Fabric."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
+import cloudpickle
 import torch
 
 from autocompress.errors import TrainingError
@@ -10,6 +12,7 @@ from autocompress.errors import TrainingError
 if TYPE_CHECKING:  # importing Fabric takes a second, which who does not train need not spend
     from lightning_fabric import Fabric
 
+Result = TypeVar("Result")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # names here and of Fabric
 
@@ -53,7 +56,7 @@ class Hardware:
         return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
 
     def fabric(self) -> "Fabric":
-        """A new Fabric; inside a process that `launch` started, the one of that process."""
+        """A new Fabric; for more than one device it is `launch` that starts the processes."""
         from lightning_fabric import Fabric
 
         strategy = "auto" if self.n_devices == 1 else "ddp_spawn"
@@ -63,3 +66,27 @@ class Hardware:
             strategy=strategy,
             precision=PRECISIONS[self.precision],  # type: ignore[arg-type]  # one of Fabric's literals
         )
+
+
+def launch(hardware: Hardware, function: Callable[..., Result], *arguments: Any) -> Result:
+    """``function(fabric, *arguments)`` in this process, or in one process for each device.
+
+    Args:
+        hardware: On what.
+        function: Its first parameter is a Fabric, to be passed on to `finetune`.
+        arguments: Whatever cloudpickle can send.
+
+    Returns:
+        What it returned; with several processes, in the first of them.
+    """
+    fabric = hardware.fabric()
+    if hardware.n_devices == 1:
+        return function(fabric, *arguments)
+    run = cast(Callable[[Any], Result], _unpacked)  # Fabric's type forgets that more arguments may follow
+    result: Result = fabric.launch(run, cloudpickle.dumps((function, arguments)))
+    return result
+
+
+def _unpacked(fabric: "Fabric", packed: bytes) -> Any:
+    function, arguments = cloudpickle.loads(packed)
+    return function(fabric, *arguments)

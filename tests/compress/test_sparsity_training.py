@@ -318,7 +318,6 @@ def test_a_shared_mask_counts_once(method: str) -> None:
     [
         pytest.param({"schedule": "adaptive"}, {}, lambda t: t.step(), "needs the training loss", id="no loss"),
         pytest.param({}, {}, lambda t: t.epoch_step(), "steps_per_epoch", id="an epoch without its length"),
-        pytest.param({}, {"steps_per_epoch": 5}, lambda t: t.step(), "call epoch_step", id="steps beside epochs"),
     ],
 )
 def test_wrong_calls_are_refused(settings: Any, arguments: Any, call: Any, said: str) -> None:

@@ -1,12 +1,13 @@
 """Records of made-up studies: a full one with failures, and factories for special ones."""
 
+import math
 import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from autocompress.measurement import Environment, Interval, Measurement, Speedup
+from autocompress.measurement import CoursePoint, Environment, Interval, Measurement, Speedup, TrainingSummary
 from autocompress.pareto import Candidate
 from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.record import Chosen, StudyInfo, StudyRecord
@@ -86,6 +87,38 @@ def record_of(*candidates: Candidate, **changes: Any) -> StudyRecord:
     return StudyRecord(**(fields | changes))
 
 
+def training(n_steps: int = 150, first: float = 2.0, last: float = 0.3, **changes: Any) -> TrainingSummary:
+    """A training whose loss falls from `first` to `last`, in points of three steps; any field can be given."""
+    rate = changes.setdefault("learning_rate", 0.005)
+    steps = range(3, (changes.get("stopped_at") or n_steps) + 1, 3)
+    course = tuple(
+        CoursePoint(
+            step=step,
+            loss=round(last + (first - last) * math.exp(-5 * (step - 3) / n_steps), 4),
+            learning_rate=rate * (1 - step / n_steps) + 1e-9,
+        )
+        for step in steps
+    )
+    return TrainingSummary(**({"n_steps": n_steps, "course": course} | changes))
+
+
+def trained_record() -> StudyRecord:
+    """The full record with a training for each candidate but the baseline: longer, given up and rolled back ones."""
+    full = full_record()
+    chance = random.Random(3)
+    first = full.candidates[1].digest
+    trained = [full.candidates[0]]
+    for i, c in enumerate(full.candidates[1:]):
+        is_chosen = full.chosen is not None and c.digest == full.chosen.digest
+        changes: dict[str, Any] = {"started_from": first if i % 4 == 3 else "", "n_rollbacks": int(i == 1)}
+        if c.failure:
+            changes["stopped_at"] = 60 - 6 * (i % 5)
+        own = training(450 if is_chosen else 150, 2.2 * chance.uniform(0.6, 1.5), chance.uniform(0.15, 0.5), **changes)
+        failure = "its loss stays far above that of the others" if c.failure else None
+        trained.append(c.model_copy(update={"training": own, "n_steps": own.n_steps, "failure": failure}))
+    return full.model_copy(update={"candidates": tuple(trained)})
+
+
 def full_record(n_searched: int = 22) -> StudyRecord:
     """About 25 candidates: two anchors, a cloud of searched ones, one that is broken and some that failed."""
     chance = random.Random(7)
@@ -148,3 +181,13 @@ def _record() -> Callable[..., StudyRecord]:
 @pytest.fixture(name="recipe")
 def _recipe() -> Callable[..., Recipe]:
     return quantized
+
+
+@pytest.fixture(name="trained")
+def _trained() -> StudyRecord:
+    return trained_record()
+
+
+@pytest.fixture(name="training")
+def _training() -> Callable[..., TrainingSummary]:
+    return training

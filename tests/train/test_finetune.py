@@ -13,10 +13,10 @@ from torch.nn.functional import cross_entropy
 from autocompress.compress import CompressedModel, calibrate, compress, parameter_groups
 from autocompress.errors import TaskError, TrainingError
 from autocompress.graph import inspect_model
-from autocompress.recipe import LayerRecipe, Recipe
+from autocompress.recipe import Distillation, LayerRecipe, Recipe
 from autocompress.space import uniform_recipe
 from autocompress.task import TensorBatches, call, flatten
-from autocompress.train import FinetuneSettings, finetune
+from autocompress.train import FinetuneSettings, Objective, Teacher, Watch, finetune
 from tests.nets import NETS
 
 SETTINGS = FinetuneSettings(n_steps=3, learning_rate=0.01)
@@ -40,8 +40,15 @@ def train(
     model: CompressedModel, name: str = "residual", settings: FinetuneSettings = SETTINGS, **changes: Any
 ) -> None:
     net = NETS[name]
-    arguments = {"teacher": net.build(), "batches": net.batches(), "loss": square, **changes}
-    finetune(model.module, parameter_groups(model.module)[1], settings=settings, **arguments)
+    teacher, batches, loss = (changes.pop(key, None) for key in ("teacher", "batches", "loss"))
+    objective = Objective(loss or square, teacher=Teacher(teacher or net.build()))
+    batches = net.batches() if batches is None else batches
+    ranges = parameter_groups(model.module)[1]
+    finetune(model.module, batches, objective, settings, ranges=ranges, **changes)
+
+
+def noting(note: Any) -> Watch:
+    return Watch(on_step=lambda info: bool(note(info)))
 
 
 def same(a: CompressedModel, b: CompressedModel) -> bool:
@@ -84,7 +91,7 @@ def test_the_same_seed_gives_the_same_weights_to_the_last_bit() -> None:
         teacher.load_state_dict(start)
         torch.manual_seed(disturbance)
         settings = FinetuneSettings(n_steps=5, seed=seed)
-        finetune(model, [], teacher, NETS["mlp"].batches(), cross_entropy, settings)
+        finetune(model, NETS["mlp"].batches(), Objective(cross_entropy, teacher=Teacher(teacher)), settings)
         states.append([p.detach().clone() for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(states[0], states[1], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(states[0], states[2], strict=True))
@@ -98,10 +105,15 @@ def test_global_random_state_is_left_as_it_was() -> None:
     assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]  # noqa: NPY002
 
 
+class Unreadable:
+    def __iter__(self) -> Iterator[Any]:
+        raise AssertionError
+
+
 def test_no_steps_change_nothing_and_read_nothing() -> None:
     model, untouched = compressed(), compressed()
     model.module.train()
-    train(model, settings=FinetuneSettings(n_steps=0), batches=None)
+    train(model, settings=FinetuneSettings(n_steps=0), batches=Unreadable())
     assert same(model, untouched)
     assert not model.module.training
 
@@ -116,7 +128,12 @@ def test_exactly_the_asked_steps_are_taken() -> None:
                 read.append(index)
                 yield batch
 
-    train(compressed(), settings=FinetuneSettings(n_steps=7), batches=Counting(), on_step=lambda n, _: steps.append(n))
+    train(
+        compressed(),
+        settings=FinetuneSettings(n_steps=7),
+        batches=Counting(),
+        watch=noting(lambda info: steps.append(info.step)),
+    )
     assert steps == [1, 2, 3, 4, 5, 6, 7]
     assert read == [0, 1, 2, 0, 1, 2, 0]
 
@@ -160,7 +177,7 @@ def test_a_batch_that_is_no_pair_is_an_error() -> None:
 def test_a_model_that_is_wholly_frozen_is_an_error() -> None:
     model = NETS["frozen"].build()
     with pytest.raises(TrainingError, match="every parameter is frozen"):
-        finetune(model, [], NETS["frozen"].build(), NETS["frozen"].batches(), square, SETTINGS)
+        finetune(model, NETS["frozen"].batches(), Objective(square), SETTINGS)
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["evaluating", "training"])
@@ -181,7 +198,7 @@ def test_training_lowers_the_loss(distillation: float) -> None:
     x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
     y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
     teacher = NETS["mlp"].build()
-    finetune(teacher, [], teacher, [(x, y)], cross_entropy, FinetuneSettings(100, learning_rate=0.02, distillation=0.0))
+    finetune(teacher, [(x, y)], Objective(cross_entropy), FinetuneSettings(100, learning_rate=0.02))
     graph = inspect_model(teacher, x[:1])
     layers = uniform_recipe(graph, LayerRecipe(weight_bits=3, activation_bits=4)).layers
     model = compress(teacher, graph, Recipe(layers=layers), x[:1])
@@ -192,16 +209,19 @@ def test_training_lowers_the_loss(distillation: float) -> None:
             return float(cross_entropy(model.module(x), y))
 
     before = loss()
-    settings = FinetuneSettings(n_steps=60, learning_rate=0.01, range_learning_rate=0.01, distillation=distillation)
-    finetune(model.module, parameter_groups(model.module)[1], teacher, [(x, y)], cross_entropy, settings)
+    settings = FinetuneSettings(60, 0.01, range_learning_rate=0.01, distillation=Distillation(weight=distillation))
+    objective = Objective(cross_entropy, teacher=Teacher(teacher))
+    finetune(model.module, [(x, y)], objective, settings, ranges=parameter_groups(model.module)[1])
     assert loss() < 0.7 * before
 
 
 def test_the_total_is_a_weighted_sum() -> None:
     values: dict[float, float] = {}
     for share in (0.0, 0.25, 1.0):
-        settings = FinetuneSettings(n_steps=1, distillation=share)
-        train(compressed(), settings=settings, on_step=lambda _, value, share=share: values.update({share: value}))
+        settings = FinetuneSettings(n_steps=1, distillation=Distillation(weight=share))
+        train(
+            compressed(), settings=settings, watch=noting(lambda info, share=share: values.update({share: info.loss}))
+        )
     assert values[0.25] == pytest.approx(0.75 * values[0.0] + 0.25 * values[1.0], rel=1e-5)
     assert values[0.0] != pytest.approx(values[1.0], rel=0.01)
 

@@ -1,0 +1,83 @@
+"""Giving up a training that cannot come near the accuracy floor, by interim scores of the torch model."""
+
+import itertools
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from autocompress.errors import MeasurementError
+from autocompress.measure import Predictions, score_of
+from autocompress.search.context import EvaluationContext
+from autocompress.task import Batch, call, concatenate, evaluating, flatten, like, split_batch
+from autocompress.train import StepInfo, Watch, layout_of
+
+N_SAMPLES = 500  # of the validation split, about
+MIN_STEPS = 40  # a shorter training is not worth an interim score
+# Not before 40 % of the schedule, since pruned and quantized candidates overtake each other (facts: search.md, 4.7).
+MARGINS = {0.5: 4.0, 0.75: 2.5}  # share of the steps: how many times the allowed drop is hopeless there
+EXTRA_DROP = 0.06  # in units of the baseline's score, on top of the floor; what a longer training may still repair
+
+
+class InterimScore:
+    """Scores torch models on the first validation samples.
+
+    Args:
+        context: The study's.
+    """
+
+    def __init__(self, context: EvaluationContext) -> None:
+        self._task = context.task
+        self._batches = _first_samples(context)
+        self.baseline = self(context.fp32)
+
+    def __call__(self, module: nn.Module) -> float:
+        """The score; NaN where there is none, as of outputs that are not finite."""
+        outputs = [_outputs(module, inputs) for inputs, _ in self._batches]
+        targets = [targets for _, targets in self._batches]
+        try:
+            return score_of(self._task, Predictions(concatenate(outputs), concatenate(targets)))
+        except (MeasurementError, RuntimeError):
+            return math.nan
+
+    def drop(self, score: float) -> float:
+        """How much worse `score` is than the baseline's."""
+        difference = self.baseline - score
+        return difference if self._task.higher_is_better else -difference
+
+
+def _first_samples(context: EvaluationContext) -> list[Batch]:
+    batches, n_samples = [], 0
+    for batch in context.task.validation:
+        batches.append(split_batch(batch, "validation"))
+        n_samples += len(flatten(batches[-1][0])[0])
+        if n_samples >= N_SAMPLES:
+            break
+    return batches
+
+
+def _outputs(module: nn.Module, inputs: Any) -> Any:
+    first = next(itertools.chain(module.parameters(), module.buffers()), torch.empty(0))
+    moved = like(inputs, iter([tensor.to(first.device) for tensor in flatten(inputs)]))
+    with torch.no_grad(), evaluating(module):
+        outputs = call(module, layout_of(moved, module))
+    return like(outputs, iter([tensor.float().cpu() for tensor in flatten(outputs)]))
+
+
+def watch_for_hopeless(context: EvaluationContext, n_steps: int) -> Watch:
+    """A watch on a training of `n_steps`; it gives up nothing without a floor, or where the baseline has no score."""
+    if context.max_drop is None or n_steps < MIN_STEPS:
+        return Watch()
+    interim = InterimScore(context)
+    if math.isnan(interim.baseline):
+        return Watch()
+    allowed = context.max_drop + EXTRA_DROP * abs(interim.baseline)
+
+    def is_hopeless(info: StepInfo) -> bool:
+        if info.score is None:
+            return False
+        margin = MARGINS[max(share for share in MARGINS if info.step >= share * info.n_steps)]
+        return not interim.drop(info.score) <= margin * allowed
+
+    return Watch(on_step=is_hopeless, score=interim, score_at=tuple(MARGINS))
