@@ -36,6 +36,11 @@ MaxDrop = Annotated[
     float | None,
     typer.Option(help="Largest accuracy drop, in units of the score: 0.01 is one point of an accuracy."),
 ]
+Device = Annotated[str, typer.Option(help="Where to train: auto (a GPU where there is one), cpu or cuda.")]
+Devices = Annotated[
+    int, typer.Option(help="Processes that train together, each on its own GPU or on a part of the cores.")
+]
+Precision = Annotated[str, typer.Option(help="Of the training: 32, or bf16 or 16 (GPU only) mixed with 32 bits.")]
 
 
 @app.command()
@@ -54,6 +59,9 @@ def search(
     finetune_steps: Annotated[
         int | None, typer.Option(help="Training steps a candidate; by default as many as suit the budget.")
     ] = None,
+    device: Device = "auto",
+    devices: Devices = 1,
+    precision: Precision = "32",
 ) -> None:
     """Search for the fastest model within the accuracy floor; ends with the budget, always with a result.
 
@@ -73,8 +81,9 @@ def search(
     from autocompress.search import Budget
     from autocompress.study import create_study
     from autocompress.tasks.loading import load_task
+    from autocompress.train import make_hardware
 
-    parsed = Budget.parse(budget)
+    parsed, hardware = Budget.parse(budget), make_hardware(device, devices, precision)
     study = create_study(
         load_task(task),
         out=out,
@@ -86,7 +95,7 @@ def search(
         task_reference=task,
     )
     with terminal.SearchView(console, str(parsed)) as view:
-        record = study.optimize(parsed, view.update, start)
+        record = study.optimize(parsed, view.update, start, hardware)
     terminal.print_summary(console, record, out)
 
 
@@ -154,6 +163,9 @@ def compress(
     out: Annotated[Path, typer.Option(help="Folder for the deployed model.")],
     steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    device: Device = "auto",
+    devices: Devices = 1,
+    precision: Precision = "32",
 ) -> None:
     """Apply one recipe: compress, fine-tune, deploy, and measure on the test split.
 
@@ -163,12 +175,14 @@ def compress(
     from autocompress.search.folder import check_writable
     from autocompress.search.single import compress_once
     from autocompress.tasks.loading import load_task
+    from autocompress.train import make_hardware
 
+    hardware = make_hardware(device, devices, precision)
     loaded = load_task(task)
     loaded_recipe = _read_recipe(recipe, loaded)
     check_writable(out)
     with console.status("preparing") as status:
-        measurement = compress_once(loaded, loaded_recipe, out, steps, seed, status.update)
+        measurement = compress_once(loaded, loaded_recipe, out, steps, seed, status.update, hardware)
     console.print(_statistics_of(loaded, loaded_recipe, out), highlight=False)
     terminal.print_measurement(console, measurement, "test", out)
 

@@ -21,6 +21,7 @@ from autocompress.search.progress import OnProgress
 from autocompress.search.storage import SAMPLERS
 from autocompress.space import DEFAULT_SPACE, BoundSpace, SearchSpace, load_space
 from autocompress.task import Task
+from autocompress.train import Hardware
 
 N_INFERENCE_THREADS = 1
 
@@ -74,7 +75,11 @@ class Study:
         return frame(self.record)
 
     def optimize(
-        self, budget: str | Budget, on_progress: OnProgress = lambda _: None, start: float | None = None
+        self,
+        budget: str | Budget,
+        on_progress: OnProgress = lambda _: None,
+        start: float | None = None,
+        hardware: Hardware | None = None,
     ) -> StudyRecord:
         """Search until the budget is used up, then confirm the choice on the test split and write the report.
 
@@ -84,12 +89,14 @@ class Study:
             budget: For example ``"10m"`` or ``"40trials"``.
             on_progress: Called several times a second.
             start: `time.monotonic()` from which the budget counts; from this call by default.
+            hardware: Devices and precision of the trainings; a GPU where there is one by default. Accuracy and latency
+                are those on the CPU all the same.
 
         Raises:
             BudgetError: The budget does not parse or is too small.
             StudyError: The study was loaded without its task, is in use, or its baseline cannot be measured.
         """
-        controller = self._controller(on_progress)
+        controller = self._controller(on_progress, hardware=hardware)
         parsed = Budget.parse(budget)
         with self.folder.locked():
             record = controller.search(parsed, start)
@@ -124,7 +131,9 @@ class Study:
             write_report(self.record, self.folder.path)
         return choice
 
-    def _controller(self, on_progress: OnProgress, needs_task: bool = True) -> Controller:
+    def _controller(
+        self, on_progress: OnProgress, needs_task: bool = True, hardware: Hardware | None = None
+    ) -> Controller:
         if needs_task and self.task is None:
             raise StudyError("the study was loaded without its task; use load_study(out, task) to search on")
         info = StudyInfo(
@@ -139,7 +148,9 @@ class Study:
             n_layers=len(self._graph.compressible) if self._graph else 0,
             n_parameters=len(self._space.parameters) if self._space else 0,
         )
-        return Controller(self.folder, self.configuration, info, self.task, self._graph, self._space, on_progress)
+        return Controller(
+            self.folder, self.configuration, info, self.task, self._graph, self._space, on_progress, hardware
+        )
 
 
 def create_study(

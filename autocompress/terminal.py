@@ -124,7 +124,7 @@ def sparkline(course: Sequence[CoursePoint], n_steps: int) -> str:
     n_all = max([n_steps, *(point.step for point in course)])
     shares: dict[int, list[float]] = {}
     for point in course:
-        shares.setdefault((point.step - 1) * SPARKS // n_all, []).append(point.loss)
+        shares.setdefault(math.ceil(point.step * SPARKS / n_all) - 1, []).append(point.loss)
     losses = {column: fmean(found) for column, found in shares.items()}
     bars = dict(zip(losses, _bars(list(losses.values())), strict=True))
     line = " "

@@ -10,6 +10,8 @@ from autocompress.record import StudyRecord
 from autocompress.report.training_svg import training_colours
 from autocompress.report.trainings import ShownTraining, loss_words, rate_words, shown_trainings, spans_a_decade
 
+MAX_POWERS = 5  # of ten, with all three marks each
+
 
 def training_figure(record: StudyRecord) -> dict[str, Any] | None:
     """`data` and `layout` for `Plotly.newPlot`; None where no training has a course.
@@ -71,6 +73,8 @@ def _layout(losses: Sequence[float]) -> dict[str, Any]:
 
 def _logarithmic(losses: Sequence[float]) -> dict[str, Any]:
     """An axis with marks at 1, 2 and 5 times powers of ten; plotly's own would leave out the power."""
-    powers = range(math.floor(math.log10(min(losses))), math.ceil(math.log10(max(losses))) + 1)
-    marks = [float(f"{digit}e{power}") for power in powers for digit in ((1, 2, 5) if len(powers) <= 4 else (1,))]
+    first, last = math.floor(math.log10(min(losses))), math.ceil(math.log10(max(losses)))
+    digits = (1, 2, 5) if last - first < MAX_POWERS else (1,)
+    powers = range(first, last + 1, 1 + (last - first) // MAX_POWERS)
+    marks = [mark for power in powers for digit in digits if 0 < (mark := float(f"{digit}e{power}")) < math.inf]
     return {"type": "log", "tickmode": "array", "tickvals": marks, "ticktext": [f"{mark:g}" for mark in marks]}

@@ -17,6 +17,7 @@ from autocompress.search.evaluate import export_candidate, export_onnx, measure_
 from autocompress.search.training import train_candidate
 from autocompress.search.worker import Worker
 from autocompress.task import Task
+from autocompress.train import Hardware
 
 OnPhase = Callable[[str], None]
 _LATENCY = LatencySettings(min_pairs=100, max_pairs=600, max_seconds=6.0, half_width=0.004)
@@ -36,10 +37,19 @@ class Claim:
 
 
 @contextmanager
-def _worker_with_baseline(task: Task, graph: ModelGraph, folder: Path, on_phase: OnPhase) -> Iterator[Worker]:
+def _worker_with_baseline(
+    task: Task, graph: ModelGraph, folder: Path, on_phase: OnPhase, hardware: Hardware | None = None
+) -> Iterator[Worker]:
     """A worker whose folder of candidates holds the deployed FP32 model."""
     environment = describe_environment(1)
-    context = EvaluationContext(task, graph, folder.resolve(), environment.n_cores, environment.inference_threads)
+    context = EvaluationContext(
+        task,
+        graph,
+        folder.resolve(),
+        environment.n_cores,
+        environment.inference_threads,
+        hardware or Hardware(),
+    )
     with Worker(context) as worker:
         on_phase("deploying the FP32 model")
         worker.call(train_candidate, Recipe(), context.baseline_folder, Rung("baseline", 0), 0)
@@ -48,17 +58,24 @@ def _worker_with_baseline(task: Task, graph: ModelGraph, folder: Path, on_phase:
 
 
 def compress_once(
-    task: Task, recipe: Recipe, out: Path, n_steps: int, seed: int, on_phase: OnPhase = lambda _: None
+    task: Task,
+    recipe: Recipe,
+    out: Path,
+    n_steps: int,
+    seed: int,
+    on_phase: OnPhase = lambda _: None,
+    hardware: Hardware | None = None,
 ) -> Measurement:
     """Apply `recipe`, fine-tune, deploy into `out` and measure on the test split.
 
     Args:
         task: Model, data and score; it is not changed.
         recipe: What to do.
-        out: Folder that gets model.xml, model.bin, model.onnx, weights.safetensors and recipe.yaml.
+        out: Folder that gets model.xml, model.bin, model.onnx, weights.safetensors, recipe.yaml and training.csv.
         n_steps: Training steps.
         seed: Of the training.
         on_phase: Told what is being done.
+        hardware: On what to train.
 
     Raises:
         AutocompressError: The recipe does not fit the model, or a step fails.
@@ -68,7 +85,7 @@ def compress_once(
     out = out.resolve()
     with (
         TemporaryDirectory(prefix=".work-", dir=out) as work,
-        _worker_with_baseline(task, graph, Path(work), on_phase) as worker,
+        _worker_with_baseline(task, graph, Path(work), on_phase, hardware) as worker,
     ):
         on_phase(f"fine-tuning ({n_steps} steps)")
         worker.call(train_candidate, recipe, out, Rung("single", n_steps), seed)

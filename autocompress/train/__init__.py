@@ -2,7 +2,7 @@
 
 from autocompress.train.batch_norm import adapt_batch_norm
 from autocompress.train.finetune import LOG, finetune
-from autocompress.train.hardware import Hardware, launch
+from autocompress.train.hardware import Hardware, launch, make_hardware
 from autocompress.train.layout import channels_last, layout_of
 from autocompress.train.loop import CHECKPOINT
 from autocompress.train.objective import Compression, Objective
@@ -33,4 +33,5 @@ __all__ = [
     "follow",
     "launch",
     "layout_of",
+    "make_hardware",
 ]

@@ -1,20 +1,33 @@
-"""On what to train: devices and precision, by way of Lightning Fabric."""
+"""On what to train: devices and precision, by way of Lightning Fabric, and a process for each of several devices."""
 
+import os
+import sys
+import threading
+import time
+import traceback
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import cloudpickle
 import torch
+from torch import multiprocessing
 
-from autocompress.errors import TrainingError
+from autocompress.errors import AutocompressError, TrainingError
 
 if TYPE_CHECKING:  # importing Fabric takes a second, which who does not train need not spend
     from lightning_fabric import Fabric
+    from lightning_fabric.plugins import Precision
 
 Result = TypeVar("Result")
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}  # names here and of Fabric
+PRECISIONS = ("32", "bf16", "16")
+_RESULT, _ERROR, _STORE = "result", "error", "store"  # files by which the processes of one launch meet
+_POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -42,8 +55,8 @@ class Hardware:
             raise TrainingError(f"precision must be one of {', '.join(PRECISIONS)}, but got {self.precision!r}")
         if self.device == "cuda" and not torch.cuda.is_available():
             raise TrainingError("device cuda needs a GPU that torch can use, but there is none here; use cpu or auto")
-        if self.n_devices < 1:
-            raise TrainingError(f"n_devices must be at least 1, but got {self.n_devices}")
+        if isinstance(self.n_devices, bool) or not isinstance(self.n_devices, int) or self.n_devices < 1:
+            raise TrainingError(f"n_devices must be a whole number of at least 1, but got {self.n_devices!r}")
         if self.is_gpu and self.n_devices > torch.cuda.device_count():
             found = torch.cuda.device_count()
             raise TrainingError(f"n_devices must be at most {found}, the GPUs here, but got {self.n_devices}")
@@ -56,20 +69,38 @@ class Hardware:
         return self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
 
     def fabric(self) -> "Fabric":
-        """A new Fabric; for more than one device it is `launch` that starts the processes."""
-        from lightning_fabric import Fabric
+        """A new Fabric for this process alone, on one device, whatever `n_devices` says; `launch` makes more."""
+        return self._fabric(1, "auto")
 
-        strategy = "auto" if self.n_devices == 1 else "ddp_spawn"
-        return Fabric(
-            accelerator="cuda" if self.is_gpu else "cpu",
-            devices=self.n_devices,
-            strategy=strategy,
-            precision=PRECISIONS[self.precision],  # type: ignore[arg-type]  # one of Fabric's literals
-        )
+    def _fabric(self, n_devices: int, strategy: Any) -> "Fabric":
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments import LightningEnvironment
+
+        # the environment is given, since Fabric would otherwise take part in a SLURM or torchrun job around us
+        plugins = [LightningEnvironment(), *([] if self.precision == "32" else [self._mixed_precision()])]
+        kind = "cuda" if self.is_gpu else "cpu"
+        return Fabric(accelerator=kind, devices=n_devices, strategy=strategy, plugins=plugins)
+
+    def _mixed_precision(self) -> "Precision":
+        """Automatic mixed precision in which modules get their inputs as they are, and clipping goes with AdamW."""
+        from lightning_fabric.plugins import MixedPrecision
+
+        class Mixed(MixedPrecision):
+            def convert_input(self, data: Any) -> Any:
+                return data  # a teacher in 32 bits sees the same inputs
+
+            def unscale_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+                if self.scaler is not None:
+                    self.scaler.unscale_(optimizer)  # which fused optimizers understand, other than Fabric believes
+
+        return Mixed("bf16-mixed" if self.precision == "bf16" else "16-mixed", "cuda" if self.is_gpu else "cpu")
 
 
 def launch(hardware: Hardware, function: Callable[..., Result], *arguments: Any) -> Result:
-    """``function(fabric, *arguments)`` in this process, or in one process for each device.
+    """``function(fabric, *arguments)`` in this process, or in one new process for each of several devices.
+
+    The processes are ended when this function is left and when this process ends, however that happens. On CPUs they
+    share the threads of this process.
 
     Args:
         hardware: On what.
@@ -78,15 +109,110 @@ def launch(hardware: Hardware, function: Callable[..., Result], *arguments: Any)
 
     Returns:
         What it returned; with several processes, in the first of them.
+
+    Raises:
+        TrainingError: A process died.
+        Exception: What `function` raised; with several processes, the first error of any.
     """
-    fabric = hardware.fabric()
     if hardware.n_devices == 1:
-        return function(fabric, *arguments)
-    run = cast(Callable[[Any], Result], _unpacked)  # Fabric's type forgets that more arguments may follow
-    result: Result = fabric.launch(run, cloudpickle.dumps((function, arguments)))
-    return result
+        return function(hardware.fabric(), *arguments)
+    with TemporaryDirectory(prefix="autocompress-") as name:
+        folder = Path(name)
+        n_threads = max(1, torch.get_num_threads() // hardware.n_devices)
+        packed = cloudpickle.dumps((hardware, function, arguments))
+        _run_processes(hardware.n_devices, (folder, os.getpid(), n_threads, packed))
+        result: Result = cloudpickle.loads((folder / _RESULT).read_bytes())
+        return result
 
 
-def _unpacked(fabric: "Fabric", packed: bytes) -> Any:
-    function, arguments = cloudpickle.loads(packed)
-    return function(fabric, *arguments)
+def _run_processes(n_devices: int, arguments: tuple[Path, int, int, bytes]) -> None:
+    """Run `_process` with each rank and wait; none is left behind.
+
+    Raises:
+        TrainingError: A process died without an error of its own.
+        Exception: The first error in a process.
+    """
+    processes = multiprocessing.start_processes(
+        _process, arguments, n_devices, join=False, daemon=False, start_method="spawn"
+    )
+    try:
+        while not processes.join():
+            pass
+    except (multiprocessing.ProcessExitedException, multiprocessing.ProcessRaisedException) as end:
+        raise _first_error(arguments[0] / _ERROR, end) from None
+    finally:
+        for process in processes.processes:
+            process.kill()
+            process.join()
+
+
+def _first_error(path: Path, end: Exception) -> BaseException:
+    with suppress(Exception):  # no such file, or an error of a class that cannot be read back
+        error = cloudpickle.loads(path.read_bytes())
+        if isinstance(error, BaseException):
+            return error
+    reason = (str(end).strip().splitlines() or [""])[-1]
+    return TrainingError(f"one of the processes that train died, for example for lack of memory: {reason}")
+
+
+def _process(rank: int, folder: Path, parent: int, n_threads: int, packed: bytes) -> None:
+    """What runs in the process of each device."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    try:
+        hardware, function, arguments = cloudpickle.loads(packed)
+        with _joined(hardware, rank, folder, n_threads) as fabric:
+            result = function(fabric, *arguments)
+        if rank == 0:
+            (folder / _RESULT).write_bytes(cloudpickle.dumps(result))
+    except BaseException as error:  # also an interrupt, which is the caller's to handle
+        _tell(error, folder / _ERROR, rank)
+        sys.exit(1)
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after the process `parent` has ended, which a training could outlive by hours."""
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    os._exit(1)
+
+
+class _joined:
+    """The Fabric of this process as one of a group, and the end of the group; a context manager."""
+
+    def __init__(self, hardware: Hardware, rank: int, folder: Path, n_threads: int) -> None:
+        self._hardware, self._rank, self._folder, self._n_threads = hardware, rank, folder, n_threads
+
+    def __enter__(self) -> "Fabric":
+        from lightning_fabric.strategies import DDPStrategy
+
+        # binarizers that are off, frozen masks and ends at 0 take no part in a step
+        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+        os.environ |= {"LOCAL_RANK": str(self._rank), "NODE_RANK": "0"}
+        if sys.platform == "linux":
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are on one machine
+        n = self._hardware.n_devices
+        fabric = self._hardware._fabric(n, DDPStrategy(find_unused_parameters=True))
+        store = (self._folder / _STORE).as_uri()  # a file, since a port might be taken by the time it is used
+        backend = "nccl" if self._hardware.is_gpu else "gloo"
+        torch.distributed.init_process_group(backend, init_method=store, rank=self._rank, world_size=n)
+        fabric.launch()
+        torch.set_num_threads(self._n_threads)
+        return fabric
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            torch.distributed.destroy_process_group()
+
+
+def _tell(error: BaseException, path: Path, rank: int) -> None:
+    """Leave `error` for the parent, unless another process was first: others fail for the lack of that one."""
+    if not isinstance(error, AutocompressError):
+        error.add_note("".join(traceback.format_exception(error)))
+    try:
+        packed = cloudpickle.dumps(error.with_traceback(None))
+    except Exception:  # an error that holds what cannot be sent
+        packed = cloudpickle.dumps(TrainingError(f"{type(error).__name__}: {error}"))
+    own = path.with_name(f"{path.name}.{rank}")
+    own.write_bytes(packed)
+    with suppress(FileExistsError):
+        os.link(own, path)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.npz"
 N_CHECKPOINTS = 10  # in a whole training, the one before its first step not counted
 STEPS_UNSEEN_ON_GPU = 10  # between two looks at losses there, since each look waits for the GPU
-EXPLOSION = 30.0  # times the mean loss of the first steps
+EXPLOSION = 1000.0  # times the mean loss of the first steps; rising sparsity alone makes tens of times
 N_FIRST = 5  # steps whose mean loss is what later ones are compared with
 ROLLBACK_RATE = 0.3  # factor on all rates after a divergence
 

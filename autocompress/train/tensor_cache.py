@@ -20,6 +20,7 @@ from autocompress.task import flatten
 
 MAX_STORED_WITHOUT_HIT = 2000  # entries; more of them without one that is wanted again means freshly augmented data
 _DIGEST_BYTES = 16
+_ORDERS = "checksum and orders of strides"  # key in the metadata of a file
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.layout)
 
 
@@ -38,7 +39,9 @@ def batch_key(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
 
 def _circumstances(inputs: list[Tensor]) -> tuple[Any, ...]:
     """What makes the same torch operation on the same values round differently."""
-    kinds = sorted({t.device.type for t in inputs} | {"cpu"})
+    kinds = [
+        kind for kind in sorted({t.device.type for t in inputs} | {"cpu"}) if torch.amp.is_autocast_available(kind)
+    ]
     autocast = [(kind, torch.get_autocast_dtype(kind)) for kind in kinds if torch.is_autocast_enabled(kind)]
     instructions = torch.backends.cpu.get_cpu_capability()
     return str(torch.__version__), instructions, torch.get_num_threads(), torch.get_float32_matmul_precision(), autocast
@@ -196,8 +199,8 @@ def _write(path: Path, tensors: dict[str, Tensor]) -> int:
     """Write and rename; returns the bytes of the file."""
     orders = {name: _stride_order(tensor) for name, tensor in tensors.items()}
     laid_out = {name: t.permute(orders[name]).cpu().clone() for name, t in tensors.items()}  # none may share memory
-    metadata = {"orders": json.dumps(orders)}
-    metadata["checksum"] = str(_checksum(metadata["orders"], laid_out))
+    written = json.dumps(orders)
+    metadata = {_ORDERS: f"{_checksum(written, laid_out)} {written}"}  # safetensors writes several in any order
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}.{uuid.uuid4().hex}.partial")
     try:
@@ -216,10 +219,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         ValueError: The file is damaged; other errors of files, safetensors and JSON say the same.
     """
     with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-        orders: dict[str, list[int]] = json.loads(metadata["orders"])
+        checksum, written = file.metadata()[_ORDERS].split(" ", maxsplit=1)
+        orders: dict[str, list[int]] = json.loads(written)
         tensors = {name: file.get_tensor(name) for name in orders}
-    if _checksum(metadata["orders"], tensors) != int(metadata["checksum"]):
+    if _checksum(written, tensors) != int(checksum):
         raise ValueError(f"{path} is damaged")
     return {name: _permuted_back(tensor, tuple(orders[name])) for name, tensor in tensors.items()}
 

@@ -85,7 +85,7 @@ def _row(
     context: EvaluationContext, name: str, recipe: Recipe, n_steps: int, latency: LatencySettings, int8: Path
 ) -> Row:
     folder = context.folder / recipe.digest()
-    seconds = train_candidate(context, recipe, folder, Rung("benchmark", n_steps), 0)
+    seconds = train_candidate(context, recipe, folder, Rung("benchmark", n_steps), 0).seconds
     export_candidate(context, recipe, folder)
     measurement, _ = measure_candidate(context, recipe, folder, "test", latency)
     models: list[openvino.Model] = [load_openvino(path / MODEL) for path in (int8, folder)]

@@ -16,7 +16,7 @@ from autocompress.errors import CompressionError
 from autocompress.graph import inspect_model
 from autocompress.measure import compile_model, float_layers, layer_precisions
 from autocompress.recipe import LayerRecipe, Recipe
-from autocompress.train import FinetuneSettings, finetune
+from autocompress.train import FinetuneSettings, Objective, Teacher, finetune
 
 W8A8 = LayerRecipe(weight_bits=8, activation_bits=8)
 BINARY = LayerRecipe(weight_bits=1, activation_bits=1)
@@ -45,7 +45,8 @@ def compressed(binary: LayerRecipe = BINARY) -> CompressedModel:
 def trained(binary: LayerRecipe = BINARY) -> CompressedModel:
     result = compressed(binary)
     settings = FinetuneSettings(n_steps=9, learning_rate=1e-2)
-    finetune(result.module, parameter_groups(result.module)[1], net(), [(X, Y)], cross_entropy, settings)
+    objective = Objective(cross_entropy, teacher=Teacher(net()))
+    finetune(result.module, [(X, Y)], objective, settings, ranges=parameter_groups(result.module)[1])
     return result
 
 

@@ -32,9 +32,14 @@ def test_there_is_one_row_a_candidate_in_the_order_of_the_record(full):
         ("agreement", 0.97),
         ("on_front", True),
         ("seconds", 10.0),
+        ("n_steps", 158),
+        ("learning_rate", 0.004),
+        ("started_from", "1a2b3c"),
+        ("stopped_at", 60),
+        ("n_rollbacks", 2),
     ],
 )
-def test_a_column_holds_its_own_number(record, make, measured, recipe, column, value):
+def test_a_column_holds_its_own_number(record, make, measured, recipe, training, column, value):
     numbers = measured(
         speedup=(3.0, 2.5, 3.75),
         drop=(0.02, 0.01, 0.04),
@@ -46,7 +51,8 @@ def test_a_column_holds_its_own_number(record, make, measured, recipe, column, v
         macs=77,
         agreement=0.97,
     )
-    table = frame(record(make(recipe(8), numbers, label="int8")))
+    summary = training(150, learning_rate=0.004, started_from="1a2b3c", stopped_at=60, n_rollbacks=2)
+    table = frame(record(make(recipe(8), numbers, label="int8", n_steps=158, training=summary)))
     assert table[column][1] == value
 
 
@@ -54,6 +60,17 @@ def test_a_failed_candidate_has_its_reason_and_no_numbers(record, make, recipe):
     row = frame(record(make(recipe(8), None))).iloc[1]
     assert row.failure == "fine-tuning diverged: the loss is not finite"
     assert row[["accuracy", "accuracy_drop", "speedup", "n_pairs", "latency_ms", "size_bytes", "macs"]].isna().all()
+
+
+def test_a_candidate_that_was_given_up_has_its_training(record, make, recipe, training):
+    row = frame(record(make(recipe(8), None, training=training(150, stopped_at=60, learning_rate=0.004)))).iloc[1]
+    assert (row.stopped_at, row.learning_rate, row.started_from, row.n_rollbacks) == (60, 0.004, "", 0)
+
+
+def test_a_candidate_that_was_not_trained_has_no_numbers_of_a_training(full):
+    table = frame(full)
+    assert table[["learning_rate", "started_from", "stopped_at", "n_rollbacks"]].isna().all(axis=None)
+    assert table.n_steps.notna().all()
 
 
 def test_a_zipped_size_that_was_not_measured_is_missing(record, make, measured, recipe):

@@ -1,6 +1,7 @@
 """The front as a page: what it shows, that it needs no network, and that names cannot inject anything."""
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -8,13 +9,17 @@ from html.parser import HTMLParser
 
 import plotly.graph_objects as go
 import pytest
+from plotly.offline import get_plotlyjs
 
 from autocompress.errors import StudyError
+from autocompress.measurement import CoursePoint, TrainingSummary
 from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.record import Chosen, StudyRecord
 from autocompress.report import render, write_front_html, write_report
 from autocompress.report.front_html import script_json
 from autocompress.report.front_plotly import figure
+from autocompress.report.training_plotly import training_figure
+from autocompress.report.trainings import shown_trainings
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -73,10 +78,10 @@ def _text_of(tmp_path):
 
 
 @pytest.fixture(name="evil")
-def _evil(record, make, measured):
+def _evil(record, make, measured, training):
     recipe = Recipe(layers={EVIL: LayerRecipe(weight_bits=8, activation_bits=8)}, pruning={EVIL: 0.5})
-    run = make(recipe, measured(speedup=3.0), label=EVIL, rung=EVIL)
-    failed = make(Recipe(pruning={"a": 0.5}), None, failure=EVIL)
+    run = make(recipe, measured(speedup=3.0), label=EVIL, rung=EVIL, training=training(started_from=EVIL))
+    failed = make(Recipe(pruning={"a": 0.5}), None, failure=EVIL, training=training(started_from=run.digest))
     return record(
         run,
         failed,
@@ -101,14 +106,15 @@ def without_scripts(dom):
     return re.sub(r"<script\b.*?</script>", "", dom, flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("file", ["front.html", "front.svg", "report.md"])
-def test_rendering_again_from_the_record_gives_the_same_bytes(full, tmp_path, file):
-    full.write(tmp_path / "candidates.json")
-    write_report(full, tmp_path)
-    first = (tmp_path / file).read_bytes()
-    (tmp_path / file).unlink()
+def test_rendering_again_from_the_record_gives_the_same_bytes(trained, tmp_path):
+    files = ("front.html", "front.svg", "report.md", "training.svg")
+    trained.write(tmp_path / "candidates.json")
+    write_report(trained, tmp_path)
+    first = {file: (tmp_path / file).read_bytes() for file in files}
+    for file in files:
+        (tmp_path / file).unlink()
     render(tmp_path)
-    assert (tmp_path / file).read_bytes() == first
+    assert [file for file in files if (tmp_path / file).read_bytes() != first[file]] == []
 
 
 def test_rendering_leaves_only_the_report_and_the_record(full, tmp_path):
@@ -141,6 +147,11 @@ def test_the_library_is_inlined_once(full, text_of):
 
 def test_plotly_knows_every_setting_of_the_figure(full):
     content = figure(full)
+    go.Figure(data=content["data"], layout={k: v for k, v in content["layout"].items() if v is not None})
+
+
+def test_plotly_knows_every_setting_of_the_figure_of_trainings(trained):
+    content = training_figure(trained)
     go.Figure(data=content["data"], layout={k: v for k, v in content["layout"].items() if v is not None})
 
 
@@ -223,27 +234,69 @@ def test_failed_candidates_are_neither_in_the_table_nor_in_the_picture(record, m
     assert run.digest not in json.dumps(figure_in(text))
 
 
+def test_the_page_shows_the_course_of_each_training_in_the_picture(trained, text_of):
+    content = json.loads(re.search(r'id="training-figure">(.*?)</script>', text_of(trained), flags=re.DOTALL).group(1))
+    shown = shown_trainings(trained)
+    assert [trace["name"] for trace in content["data"]] == [s.name for s in shown]
+    for trace, own in zip(content["data"], shown, strict=True):
+        assert trace["y"] == [point.loss for point in own.training.course]
+        assert trace["marker"]["symbol"][-1] == ("circle" if own.training.stopped_at is None else "x")
+    assert content["layout"]["yaxis"]["type"] == "log"
+    assert content["data"][0]["hovertext"][0].split("<br>")[1:] == ["step 3", "loss 2.36", "rate 5.0e-03"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "marks"),
+    [
+        pytest.param((3.0, 0.2), ["0.1", "0.2", "0.5", "1", "2", "5", "10", "20", "50"], id="two decades"),
+        pytest.param((2e6, 0.1), ["0.1", "10", "1000", "100000", "1e+07"], id="eight decades"),
+        pytest.param((1e308, 5e-324), None, id="the largest and the smallest number"),
+    ],
+)
+def test_marks_of_a_logarithmic_axis_are_few_whole_numbers(record, make, measured, recipe, losses, marks):
+    course = tuple(CoursePoint(step=i, loss=loss, learning_rate=0) for i, loss in enumerate(losses, start=1))
+    run = make(recipe(8), measured(speedup=2.0), training=TrainingSummary(n_steps=9, course=course))
+    axis = training_figure(record(run))["layout"]["yaxis"]
+    assert axis["ticktext"] == marks or (marks is None and 2 <= len(axis["tickvals"]) <= 12)
+    assert all(0 < mark < math.inf for mark in axis["tickvals"])
+
+
+def test_a_page_without_trainings_has_no_figure_of_them(full, text_of):
+    assert "training" not in text_of(full).replace(get_plotlyjs(), "")
+
+
+def test_the_recipe_in_the_table_tells_how_it_was_trained(trained, text_of):
+    line = "trained 150 steps at a rate of 5.0e-03, started from FP32, rolled back once"
+    assert text_of(trained).count(f"{line}<br></details>") == 1
+
+
+def test_a_candidate_that_was_given_up_is_a_failure_with_its_step(trained, text_of):
+    words = "(short): given up at step 60 of 150: its loss stays far above that of the others"
+    assert sum(item.endswith(words) for item in Page(text_of(trained)).items) == 1
+
+
 def test_names_cannot_add_elements_to_the_page(evil, record, text_of):
     elements = [tag for tag, _ in Page(text_of(evil)).elements]
-    assert elements.count("script") == 3
+    assert elements.count("script") == 4  # two figures, the library, and what draws
     assert "img" not in elements
 
 
 def test_names_reach_plotly_escaped(evil):
-    content = json.dumps(figure(evil))
-    assert "<script" not in content
-    assert "<img" not in content
-    assert "&lt;script&gt;" in content
+    for content in (json.dumps(figure(evil)), json.dumps(training_figure(evil))):
+        assert "<script" not in content
+        assert "<img" not in content
+        assert "&lt;/script&gt;" in content
 
 
 @needs_chromium
-def test_the_browser_draws_every_trace(full: StudyRecord, tmp_path):
-    write_front_html(full, tmp_path / "front.html")
+def test_the_browser_draws_every_trace(trained: StudyRecord, tmp_path):
+    write_front_html(trained, tmp_path / "front.html")
     dom = without_scripts(dom_of(tmp_path / "front.html", tmp_path / "profile"))
     assert 'class="main-svg"' in dom
-    assert len(re.findall(r'<g class="trace scatter', dom)) == len(figure(full)["data"])
+    n_traces = len(figure(trained)["data"]) + len(training_figure(trained)["data"])
+    assert len(re.findall(r'<g class="trace scatter', dom)) == n_traces
     n_markers = len(re.findall(r'<path class="point"', dom))
-    inside = sum(c.measurement is not None and c.measurement.accuracy_drop.value < 0.1 for c in full.candidates)
+    inside = sum(c.measurement is not None and c.measurement.accuracy_drop.value < 0.1 for c in trained.candidates)
     assert n_markers >= inside
     assert "floor: a drop of at most 1.00 points" in dom
 

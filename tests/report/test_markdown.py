@@ -271,3 +271,66 @@ def test_the_picture_stands_beside_the_document(full, written):
 
 def test_two_records_that_are_equal_give_equal_documents(full, written):
     assert written(full) == written(full.model_copy(update={"seconds": dict(reversed(full.seconds.items()))}))
+
+
+def test_a_row_tells_how_a_candidate_was_trained(record, make, measured, recipe, training, written):
+    anchor = make(recipe(8), measured(speedup=3.0), label="int8", training=training(150, 2.0, 0.25))
+    details = {"started_from": anchor.digest, "n_rollbacks": 1, "learning_rate": 2e-4}
+    run = make(recipe(4), measured(speedup=4.0), training=training(300, 1.0, 0.125, **details))
+    text = section(written(record(anchor, run)), "Training")
+    assert "![course of the training](training.svg)" in text
+    start = f"int8 ({anchor.digest[:6]})"
+    assert row_of(text, run.digest) == [run.digest, "300", "2.0e-04", start, "1.00 → 0.131", "rolled back once"]
+    assert row_of(text, "int8")[1:] == ["150", "5.0e-03", "FP32", "2.00 → 0.263", ""]
+
+
+def test_the_chosen_training_is_marked(chosen_of, measured, training, written):
+    study = chosen_of(measured(speedup=2.0))
+    run = study.candidates[1].model_copy(update={"training": training()})
+    text = section(written(study.model_copy(update={"candidates": (study.candidates[0], run)})), "Training")
+    assert row_of(text, "**")[0] == f"**{run.digest}, chosen**"
+
+
+def test_a_candidate_that_was_given_up_is_told_with_its_step(record, make, recipe, training, written):
+    text = written(record(make(recipe(8), None, failure="it is hopeless", training=training(150, stopped_at=60))))
+    assert "(short): given up at step 60 of 150: it is hopeless" in section(text, "Failures")
+    assert "| given up at step 60 of 150 |" in section(text, "Training")
+    assert "1 candidate was trained, 1 of them given up early." in section(text, "Training")
+
+
+def test_trainings_that_are_neither_pictured_nor_on_the_front_are_counted_only(
+    record, make, measured, recipe, training, written
+):
+    best = make(recipe(8), measured(speedup=9.0, size_bytes=1000), training=training())
+    beaten = [make(recipe(8, stem=0.1 * i), measured(speedup=2.0, drop=0.1), training=training()) for i in range(1, 8)]
+    text = section(written(record(best, *beaten)), "Training")
+    listed = [run.digest for run in (best, *beaten) if f"| {run.digest} |" in text]
+    assert listed == [best.digest, *(run.digest for run in beaten[:4])]
+    assert "8 candidates were trained." in text
+
+
+def test_trainings_without_a_course_have_a_table_but_no_picture(record, make, measured, recipe, training, written):
+    run = make(recipe(8), measured(speedup=2.0), training=training(150, course=(), learning_rate=0.0))
+    text = section(written(record(run)), "Training")
+    assert "training.svg" not in text
+    assert "| name | steps | started from |" in text
+
+
+def test_a_dominated_training_without_a_course_is_counted(record, make, measured, recipe, training, written):
+    run = make(recipe(8), measured(speedup=0.5, drop=0.1), training=training(150, course=()))
+    text = section(written(record(run)), "Training")
+    assert "|" not in text
+    assert "1 candidate was trained." in text
+
+
+def test_a_record_of_an_older_version_has_no_section_on_training(full, written):
+    text = written(full)
+    assert "## Training" not in text and "training.svg" not in text
+
+
+def test_names_in_the_table_of_trainings_are_escaped(record, make, measured, recipe, training, written):
+    start = make(recipe(8), measured(speedup=2.0), label="a|b <i>", training=training())
+    run = make(recipe(4), measured(speedup=3.0), training=training(started_from=start.digest))
+    text = section(written(record(start, run)), "Training")
+    assert text.count(r"a\|b &lt;i&gt;") == 2
+    assert "<i>" not in text

@@ -147,13 +147,12 @@ def test_the_nearest_finished_recipe_is_found(recipe: Recipe, finished: list[Rec
 
 
 def test_of_equally_near_recipes_itself_comes_first_then_the_lowest_digest() -> None:
-    others = [
-        Recipe(layers=layers(a=4, b=4), calibration=Calibration(input_ranges=name)) for name in ("mse", "min_max")
-    ]
-    lowest = min(others, key=Recipe.digest)
-    for finished in (others, others[::-1]):
+    ranges = ("mse", "min_max", "percentile")
+    alike = [Recipe(layers=layers(a=4, b=4), calibration=Calibration(input_ranges=name)) for name in ranges]
+    lowest, middle, highest = sorted(alike, key=Recipe.digest)
+    for finished in ([lowest, middle, highest], [highest, middle, lowest]):
+        assert nearest(highest, finished, MACS) == highest
         assert nearest(W4, finished, MACS) == lowest
-        assert nearest(W4, [*finished, W4], MACS) == W4
 
 
 @given(RECIPE, st.lists(RECIPE, max_size=5))

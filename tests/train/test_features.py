@@ -46,7 +46,7 @@ def test_an_adapter_maps_the_channels_that_are_left_to_the_teachers(
     loss = FeatureDistillation(student, teacher, {} if known is None else {"a.b": known})
     weight, bias = adapter_of(loss)
     mapped = np.moveaxis(np.moveaxis(student["a.b"].numpy(), axis, -1) @ weight.T + bias, -1, axis)
-    assert float(loss(student, teacher)) == pytest.approx(relative(mapped, teacher["a.b"].numpy()), rel=1e-4)
+    assert loss(student, teacher).item() == pytest.approx(relative(mapped, teacher["a.b"].numpy()), rel=1e-4)
 
 
 def test_an_adapter_of_images_is_a_convolution_of_size_1() -> None:
@@ -62,7 +62,7 @@ def test_layers_are_averaged_and_those_of_unchanged_width_have_no_adapter() -> N
     teacher = {"values": values((4, 3), 2), "b": values((4, 2, 3, 3), 3)}
     loss = FeatureDistillation(student, teacher, {})
     terms = [relative(student[name].numpy(), teacher[name].numpy()) for name in student]
-    assert float(loss(student, teacher)) == pytest.approx(sum(terms) / 2, rel=1e-4)
+    assert loss(student, teacher).item() == pytest.approx(sum(terms) / 2, rel=1e-4)
     assert list(loss.parameters()) == []
 
 
@@ -139,7 +139,7 @@ def test_captured_is_what_a_layer_gave_even_if_it_is_overwritten() -> None:
     net, x = Inplace(), values((2, 3, 5, 5))
     with captured_features(net, ("conv", "head")) as features:
         out = net(x)
-    assert torch.equal(features["conv"], net.conv(x)) and float(features["conv"].min()) < 0
+    assert torch.equal(features["conv"], net.conv(x)) and features["conv"].min().item() < 0
     assert torch.equal(features["head"], out)  # the first tensor of a tuple
 
 
@@ -179,7 +179,7 @@ def test_the_first_weights_of_adapters_are_always_the_same() -> None:
     first, second = (feature_distillation(student, Teacher(model, NAMES), (x,), {}) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     weights = torch.cat([a.weight.flatten() for a in first.adapters.values()])
-    assert 0.1 < float(weights.std()) < 0.2  # uniform within 1 / sqrt(16): 0.25 / sqrt(3)
+    assert 0.1 < weights.std().item() < 0.2  # uniform within 1 / sqrt(16): 0.25 / sqrt(3)
 
 
 def test_a_pruned_model_learns_the_teachers_features() -> None:
@@ -196,7 +196,7 @@ def test_a_pruned_model_learns_the_teachers_features() -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(loss.item())
     assert losses[-1] < 0.4 * losses[0]
 
 
