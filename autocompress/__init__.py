@@ -5,23 +5,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autocompress.errors import AutocompressError
+    from autocompress.own_loop import own_loop
     from autocompress.pareto import Candidate, Choice, ParetoFront, Wishes
     from autocompress.ptq import quantize
-    from autocompress.recipe import Calibration, LayerRecipe, Recipe, Sparsification
+    from autocompress.recipe import Calibration, Distillation, LayerRecipe, Recipe, Sparsification
     from autocompress.study import Study, create_study, load_study
     from autocompress.task import Score, Task, TensorBatches, top1_accuracy
-    from autocompress.train import adapt_batch_norm
+    from autocompress.train import Hardware, TrainingBudget, adapt_batch_norm
 
 __version__ = "0.1.0"
 
 _HOMES = {  # public names are loaded when they are first used, so that reading a report needs no torch
     "errors": ["AutocompressError"],
+    "own_loop": ["own_loop"],
     "pareto": ["Candidate", "Choice", "ParetoFront", "Wishes"],
     "ptq": ["quantize"],
-    "recipe": ["Calibration", "LayerRecipe", "Recipe", "Sparsification"],
+    "recipe": ["Calibration", "Distillation", "LayerRecipe", "Recipe", "Sparsification"],
     "study": ["Study", "create_study", "load_study"],
     "task": ["Score", "Task", "TensorBatches", "top1_accuracy"],
-    "train": ["adapt_batch_norm"],
+    "train": ["Hardware", "TrainingBudget", "adapt_batch_norm"],
 }
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "Calibration",
     "Candidate",
     "Choice",
+    "Distillation",
+    "Hardware",
     "LayerRecipe",
     "ParetoFront",
     "Recipe",
@@ -37,10 +41,12 @@ __all__ = [
     "Study",
     "Task",
     "TensorBatches",
+    "TrainingBudget",
     "Wishes",
     "adapt_batch_norm",
     "create_study",
     "load_study",
+    "own_loop",
     "quantize",
     "top1_accuracy",
 ]

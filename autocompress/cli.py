@@ -119,11 +119,11 @@ def inspect(
 
 @app.command()
 def report(study: StudyArgument) -> None:
-    """Make report.md, front.svg and front.html again from the study's candidates.json; no training, no measuring."""
+    """Make report.md, its pictures and front.html again from the study's candidates.json; no training, no measuring."""
     from autocompress.report import render
 
     render(study)
-    console.print(f"wrote {study / 'report.md'}, {study / 'front.svg'}, {study / 'front.html'}")
+    console.print(f"wrote {study / 'report.md'}, its pictures, and {study / 'front.html'}")
 
 
 @app.command()

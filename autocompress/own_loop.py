@@ -29,6 +29,9 @@ def own_loop(
         n_steps: Optimizer steps that the loop will take, >= 0; sparsity rises over them.
         teacher: The FP32 model to learn from, as the recipe's `distillation` says; it is copied. None for none.
         steps_per_epoch: For a loop that calls ``budget.scheduler.epoch_step()`` alone, >= 1.
+
+    Raises:
+        TrainingError: The recipe wants features to be distilled, which needs the loop of autocompress.
     """
     return TrainingBudget(
         compressed.module,

@@ -19,7 +19,7 @@ from autocompress.measure import PairedLatency
 from autocompress.measurement import CoursePoint, Environment, Measurement, Speedup
 from autocompress.pareto import Candidate, Choice
 from autocompress.record import StudyRecord
-from autocompress.report.trainings import failure_sentence, loss_words, rate_words, spans_a_decade
+from autocompress.report.trainings import failure_sentence, incidents, loss_words, rate_words, spans_a_decade
 from autocompress.report.wording import kilobytes, points_interval, recipe_brief, times, zipped
 from autocompress.search import Progress
 from autocompress.search.single import Claim
@@ -146,8 +146,8 @@ def candidate_line(candidate: Candidate) -> str:
     what += ", trained longer" if candidate.rung == "long" else ""
     m = candidate.measurement
     if m is None:
-        given_up = candidate.training is not None and candidate.training.stopped_at is not None
-        return f"{what}: {'' if given_up else 'failed: '}{failure_sentence(candidate)}"
+        return f"{what}: failed: {failure_sentence(candidate)}"
+    what = ", ".join([what, *(incidents(candidate.training) if candidate.training else [])])
     drop = points_interval(m.accuracy_drop)
     size = f"{kilobytes(m.size_bytes)} kB" + (f" ({zipped(m.zipped_bytes)} zipped)" if m.zipped_bytes else "")
     return f"{what}: {times(m.speedup)} faster, drop {drop} points, {size}"

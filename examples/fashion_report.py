@@ -17,7 +17,7 @@ from autocompress.measurement import Interval, Speedup
 from autocompress.report.wording import points_interval, times
 
 TARGET = Path(__file__).parents[1] / "reports" / "fashion"
-KEPT = ("candidates.json", "report.md", "front.svg", "front.html", "study.json")
+KEPT = ("candidates.json", "report.md", "front.svg", "training.svg", "front.html", "study.json")
 COUNTED_WORK = ("finetune", "calibrate", "evaluation", "latency")
 
 

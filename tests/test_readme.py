@@ -59,7 +59,7 @@ def test_the_example_of_quantization_runs(tmp_path: Path) -> None:
 
 
 def test_the_training_loop_of_ones_own_runs() -> None:
-    code = [block for kind, block in BLOCKS if kind == "python"][2]
+    fit, script = [block for kind, block in BLOCKS if kind == "python"][2:4]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = torch.nn.Sequential(
@@ -69,12 +69,13 @@ def test_the_training_loop_of_ones_own_runs() -> None:
         names = {
             "model": model,
             "images": images,
+            "torch": torch,
             "recipe": Recipe(layers={"1": LayerRecipe(weight_bits=8, activation_bits=8, sparsity=0.75)}),
             "train_batches": [(images, (images.mean(dim=(1, 2, 3)) > 0.5).long())] * 4,
             "criterion": torch.nn.functional.cross_entropy,
         }
-        names["optimizer"] = torch.optim.SGD(model.parameters(), lr=0.1)
-        exec(code, names)
+        exec(fit, names)
+        exec(script, names)
     plain = names["plain"]
     assert isinstance(plain, torch.nn.Sequential)
     weight = plain[1].weight

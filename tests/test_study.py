@@ -24,7 +24,7 @@ from autocompress.search.chosen import Manifest
 from tests.studies import fingerprints, study_of
 from tests.tiny import images, tiny
 
-REPORT = ("report.md", "front.svg", "front.html")
+REPORT = ("report.md", "front.svg", "training.svg", "front.html")
 DEPLOYED = ("model.xml", "model.bin", "model.onnx", "weights.safetensors", "recipe.yaml")
 N_TRIALS = 4
 

@@ -17,7 +17,7 @@ GOOD = candidate("1a2b3c", 0.004, 2.5, 500_000, label="int8")
 ZIPPED = GOOD.model_copy(
     update={"measurement": measurement(0.004, 2.5, 500_000, zipped_bytes=320_000)},
 )
-GIVEN_UP = candidate("9").model_copy(update={"training": TrainingSummary(n_steps=150, stopped_at=60)})
+STOPPED = {"training": TrainingSummary(n_steps=150, stopped_at=60, n_rollbacks=1)}
 SAMPLED = candidate("4d5e6f", 0.02, 4.0, 300_000, recipe=Recipe(layers={"a": LayerRecipe(weight_bits=4)}))
 
 
@@ -142,7 +142,16 @@ def test_a_bar_is_the_mean_of_its_share() -> None:
         pytest.param(GOOD.model_copy(update={"rung": "long"}), "int8 (1a2b3c), trained longer: ", id="the long rung"),
         pytest.param(ZIPPED, "500.0 kB (320.0 zipped)", id="the zipped size"),
         pytest.param(candidate("9"), "pruned 50 %: failed: it crashed", id="a failed one says why"),
-        pytest.param(GIVEN_UP, "pruned 50 %: given up at step 60 of 150: it crashed", id="one that was given up"),
+        pytest.param(
+            GOOD.model_copy(update=STOPPED),
+            "int8 (1a2b3c), rolled back once, given up at step 60 of 150: 2.50x",
+            id="one that was given up",
+        ),
+        pytest.param(
+            candidate("9").model_copy(update=STOPPED),
+            "pruned 50 %: failed: given up at step 60 of 150: it crashed",
+            id="a failed one that was given up",
+        ),
     ],
 )
 def test_a_candidate_in_one_line(shown: object, text: str) -> None:

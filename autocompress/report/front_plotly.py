@@ -8,6 +8,7 @@ from typing import Any
 from autocompress.record import StudyRecord
 from autocompress.report.front_svg import COLOURS, FLOOR_COLOUR, MEANINGS
 from autocompress.report.plot_points import KINDS, Kind, PlotPoint, lowest_drop_shown, plot_points, staircase
+from autocompress.report.trainings import incidents
 from autocompress.report.wording import (
     kilobytes,
     points,
@@ -51,6 +52,7 @@ def hover_text(point: PlotPoint, n_layers: int) -> str:
         f"score {m.accuracy:.4f} (torch {m.torch_accuracy:.4f})",
         f"size {kilobytes(m.size_bytes)} kB" + (f", zipped {zipped(m.zipped_bytes)} kB" if m.zipped_bytes else ""),
         *recipe_lines(point.candidate.recipe, n_layers),
+        *(incidents(point.candidate.training) if point.candidate.training else []),
     ]
     name = escape(printable(point.candidate.name))
     return "<br>".join([f"<b>{name}</b>", *(escape(line) for line in lines)])

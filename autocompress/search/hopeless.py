@@ -65,9 +65,20 @@ def _outputs(module: nn.Module, inputs: Any) -> Any:
     return like(outputs, iter([tensor.float().cpu() for tensor in flatten(outputs)]))
 
 
-def watch_for_hopeless(context: EvaluationContext, n_steps: int) -> Watch:
-    """A watch on a training of `n_steps`; it gives up nothing without a floor, or where the baseline has no score."""
-    if context.max_drop is None or n_steps < MIN_STEPS:
+def watch_for_hopeless(
+    context: EvaluationContext, n_steps: int, n_before: int = 0, n_in_all: int | None = None
+) -> Watch:
+    """A watch on a training; it gives up nothing without a floor, or where the baseline has no score.
+
+    Args:
+        context: The study's.
+        n_steps: Steps of the training.
+        n_before: Steps of trainings of the same candidate before this one.
+        n_in_all: Steps of all trainings of the candidate, to which the shares of `MARGINS` refer; `n_steps` if there
+            are no others.
+    """
+    n_whole = n_in_all or n_steps
+    if context.max_drop is None or n_whole < MIN_STEPS:
         return Watch()
     interim = InterimScore(context)
     if math.isnan(interim.baseline):
@@ -77,7 +88,9 @@ def watch_for_hopeless(context: EvaluationContext, n_steps: int) -> Watch:
     def is_hopeless(info: StepInfo) -> bool:
         if info.score is None:
             return False
-        margin = MARGINS[max(share for share in MARGINS if info.step >= share * info.n_steps)]
+        n_done = n_before + info.step
+        margin = MARGINS[max(share for share in MARGINS if n_done >= share * n_whole)]
         return not interim.drop(info.score) <= margin * allowed
 
-    return Watch(on_step=is_hopeless, score=interim, score_at=tuple(MARGINS))
+    here = ((share * n_whole - n_before) / n_steps for share in MARGINS)
+    return Watch(on_step=is_hopeless, score=interim, score_at=tuple(share for share in here if 0 < share < 1))

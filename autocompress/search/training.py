@@ -1,5 +1,6 @@
 """Training of one candidate: compress, set up, fine-tune; the result is in its folder."""
 
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -8,14 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from autocompress.compress import (
     CompressedModel,
     calibrate,
     compress,
-    importance_scores,
-    needs_data,
     parameter_groups,
     shrink,
 )
@@ -35,8 +32,8 @@ from autocompress.search.context import (
     loses_rows,
 )
 from autocompress.search.hopeless import watch_for_hopeless
+from autocompress.search.training_data import begun_anew, filter_scores, training_pairs, with_pairs
 from autocompress.search.warm_start import warm_start
-from autocompress.task import Task
 from autocompress.train import (
     LOG,
     FinetuneSettings,
@@ -78,6 +75,8 @@ def train_candidate(
 ) -> Trained:
     """Compress and fine-tune; leaves the recipe and the trained weights in `folder`.
 
+    Global random state is left as it was; the same seed and parents give the same weights on the same machine.
+
     Args:
         context: The study's.
         recipe: What to do.
@@ -88,7 +87,8 @@ def train_candidate(
     """
     folder.mkdir(parents=True, exist_ok=True)
     arguments = (context, recipe, folder, rung, seed, parents)
-    if context.hardware.n_devices > 1 and rung.n_steps and not recipe.is_identity:
+    own_loop = context.task.fit is not None  # which knows of one process only
+    if context.hardware.n_devices > 1 and rung.n_steps and not recipe.is_identity and not own_loop:
         return launch(context.hardware, _train_candidate, *arguments)
     return _train_candidate(None, *arguments)
 
@@ -104,46 +104,39 @@ def _train_candidate(
 ) -> Trained:
     watch, task = Stopwatch(), context.task
     summary = None
-    with watch.phase("compress"):
-        compressed = compress(task.model, context.graph, recipe, task.example_input, scores=_scores(context, recipe))
-        channels_last_module(compressed.module)
-    if not recipe.is_identity:
-        with watch.phase("calibrate"):
-            started_from = warm_start(context, compressed, parents)
-            if not started_from:
-                _set_up(task, compressed, recipe)
-        with watch.phase("finetune"):
-            training = _Training(context, fabric, folder, seed, started_from)
-            compressed = training.run(compressed, rung.n_steps)
-            summary = training.summary(rung.n_steps)
-    with watch.phase("save"):
-        if fabric is None or fabric.is_global_zero:
-            (folder / RECIPE).write_text(recipe.to_yaml())
-            write_tensors(compressed.state(), folder / WEIGHTS)
+    with begun_anew(task, seed):
+        with watch.phase("compress"):
+            compressed = compress(
+                task.model, context.graph, recipe, task.example_input, scores=filter_scores(context, recipe)
+            )
+            channels_last_module(compressed.module)
+        if not recipe.is_identity:
+            with watch.phase("calibrate"):
+                started_from = warm_start(with_pairs(context), compressed, parents)
+                if not started_from:
+                    _set_up(context, compressed, recipe)
+            with watch.phase("finetune"):
+                training = _Training(context, fabric, folder, seed, started_from)
+                compressed = training.run(compressed, rung.n_steps)
+                summary = training.summary(rung.n_steps)
+        with watch.phase("save"):
+            if fabric is None or fabric.is_global_zero:
+                (folder / RECIPE).write_text(recipe.to_yaml())
+                write_tensors(compressed.state(), folder / WEIGHTS)
     return Trained(watch.seconds, summary)
 
 
-def _set_up(task: Task, compressed: CompressedModel, recipe: Recipe) -> None:
+def _set_up(context: EvaluationContext, compressed: CompressedModel, recipe: Recipe) -> None:
     """What a model that starts from the FP32 weights needs before its training."""
     if is_reshaped(recipe):
-        adapt_batch_norm(compressed.module, task.train)
+        adapt_batch_norm(compressed.module, training_pairs(context))
     if recipe.quantized:
-        calibrate(compressed.module, task.train, recipe.calibration)
+        calibrate(compressed.module, training_pairs(context), recipe.calibration)
 
 
 def is_reshaped(recipe: Recipe) -> bool:
     """Whether the recipe takes away so much that the model has to learn again: filters, ranks or weights."""
     return bool(recipe.pruning or recipe.sparse or any(layer.rank_ratio < 1 for layer in recipe.layers.values()))
-
-
-def _scores(context: EvaluationContext, recipe: Recipe) -> dict[str, Tensor] | None:
-    """Importance of filters from training data, where the recipe wants it so."""
-    if not (recipe.pruning and needs_data(recipe.importance)):
-        return None
-    task = context.task
-    return importance_scores(
-        task.model, task.example_input, recipe.importance, list(recipe.pruning), task.train, task.loss
-    )
 
 
 def learning_rates(context: EvaluationContext) -> LearningRates:
@@ -186,32 +179,39 @@ class _Training:
         if not loses_rows(recipe):
             return self._train(compressed, n_steps, self._folder)
         n_masked = round(n_steps * recipe.sparsification.end)
-        self._train(compressed, n_masked, self._folder)
-        shrunk = shrink(compressed, self._context.graph, self._context.task.train)
-        return self._train(shrunk, n_steps - n_masked, self._folder / "shrunk")
+        self._train(compressed, n_masked, self._folder, n_after=n_steps - n_masked)
+        shrunk = shrink(compressed, self._context.graph, training_pairs(self._context))
+        if self._is_given_up:
+            return shrunk
+        return self._train(shrunk, n_steps - n_masked, self._folder / "shrunk", n_before=n_masked)
+
+    @property
+    def _is_given_up(self) -> bool:
+        return any(outcome.is_given_up for outcome in self._outcomes)
 
     def summary(self, n_steps: int) -> TrainingSummary:
         """How it went."""
         course: list[CoursePoint] = []
-        n_done, is_given_up = 0, False
+        n_done = 0
         for outcome in self._outcomes:
             course += [point.model_copy(update={"step": n_done + point.step}) for point in outcome.course]
             n_done += outcome.n_steps
-            is_given_up |= outcome.is_given_up
         return TrainingSummary(
             n_steps=n_steps,
             learning_rate=self._rate,
             started_from=self._started_from,
-            stopped_at=n_done if is_given_up else None,
+            stopped_at=n_done if self._is_given_up else None,
             n_rollbacks=sum(outcome.n_rollbacks for outcome in self._outcomes),
             course=tuple(course),
         )
 
-    def _train(self, compressed: CompressedModel, n_steps: int, folder: Path) -> CompressedModel:
+    def _train(
+        self, compressed: CompressedModel, n_steps: int, folder: Path, n_before: int = 0, n_after: int = 0
+    ) -> CompressedModel:
         if n_steps == 0:
             return compressed
         context, recipe = self._context, compressed.recipe
-        watch = watch_for_hopeless(context, n_steps)
+        watch = watch_for_hopeless(context, n_steps, n_before, n_before + n_steps + n_after)
         if context.task.fit is None:
             rates = learning_rates(context)
             self._rate = rates.reshaped if is_reshaped(recipe) else rates.quantized
@@ -221,7 +221,7 @@ class _Training:
             settings = FinetuneSettings(n_steps, distillation=recipe.distillation, seed=self._seed)
             outcome = train_in_own_loop(context, compressed, settings, watch, folder)
         self._outcomes.append(outcome)
-        adapt_batch_norm(compressed.module, self._context.task.train, n_batches=20)
+        adapt_batch_norm(compressed.module, training_pairs(context), n_batches=20)
         return compressed
 
 
@@ -298,15 +298,16 @@ def seconds_a_step(context: EvaluationContext, recipe: Recipe, n_steps: int = 6)
     compressed = compress(task.model, context.graph, recipe, task.example_input, scores={})
     channels_last_module(compressed.module)
     if recipe.quantized:
-        calibrate(compressed.module, task.train, recipe.calibration, n_batches=1)
-    ends = [time.perf_counter()]
+        calibrate(compressed.module, training_pairs(context), recipe.calibration, n_batches=1)
+    seen = [(0, time.perf_counter())]
 
-    def note(_: StepInfo) -> None:
-        ends.append(time.perf_counter())
-        if len(ends) > n_steps:
+    def note(info: StepInfo) -> None:
+        seen.append((info.step, time.perf_counter()))
+        if info.step >= n_steps:
             raise _EnoughError
 
     with suppress(_EnoughError):
         train = finetune_default if task.fit is None else train_in_own_loop
-        train(context, compressed, FinetuneSettings(n_steps), watch=Watch(on_step=note))
-    return min(end - start for start, end in zip(ends, ends[1:], strict=False))
+        settings = FinetuneSettings(n_steps, distillation=recipe.distillation)
+        train(context, compressed, settings, watch=Watch(on_step=note))
+    return min((end - start) / (n - m) for (m, start), (n, end) in itertools.pairwise(seen))

@@ -1,17 +1,17 @@
 """The whole state of a training in one file: to go on after a stop, or to go back after a divergence."""
 
 import json
-import os
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from autocompress.train.data_order import gpus_in_use
 
 Tensors = dict[str, Tensor]
 
@@ -37,7 +37,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping
         tensors: By name, on any device.
         numbers: Whatever JSON can hold.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial")  # one name, so that a killed process leaves one file at most
     text = json.dumps(dict(numbers), sort_keys=True)
     arrays = {f"tensor.{name}": _as_array(tensor) for name, tensor in tensors.items()}
     dtypes = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
@@ -53,7 +53,7 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
             dtypes = json.loads(str(archive["dtypes"]))
             tensors = {name: _as_tensor(archive[f"tensor.{name}"], dtype) for name, dtype in dtypes.items()}
             return Checkpoint(tensors, json.loads(str(archive["numbers"])))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except Exception:  # zipfile and NumPy fail in many ways on bytes that are not theirs
         return None
 
 
@@ -70,6 +70,12 @@ def _as_tensor(array: np.ndarray[Any, Any], dtype: str) -> Tensor:
 def module_tensors(module: nn.Module, prefix: str) -> Tensors:
     """State of a module; its tensors are not copied."""
     return {f"{prefix}.{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+def fits_module(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether `load_module` can take all of `tensors` over; asked before, since it would take some and then fail."""
+    wanted = {name: tensor.shape for name, tensor in module_tensors(module, prefix).items()}
+    return wanted == {name: tensor.shape for name, tensor in tensors.items() if name.startswith(f"{prefix}.")}
 
 
 def load_module(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> None:
@@ -94,7 +100,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
             parameter = parameters[int(index)]
             is_like = tensor.shape == parameter.shape and tensor.dim() > 0
             value = torch.empty_like(parameter.detach()).copy_(tensor) if is_like else tensor
-            optimizer.state[parameter][key] = value.to(parameter.device) if is_like else value
+            optimizer.state[parameter][key] = value.to(parameter.device)  # fused optimizers want the steps there, too
 
 
 def generator_state() -> tuple[Tensors, dict[str, Any]]:
@@ -102,7 +108,7 @@ def generator_state() -> tuple[Tensors, dict[str, Any]]:
     legacy = dict(np.random.get_state(legacy=False))  # noqa: NPY002  # loaders of others use the legacy generator
     inner = legacy["state"]
     tensors = {"generator.torch": torch.get_rng_state(), "generator.numpy": torch.tensor(inner["key"].astype(np.int64))}
-    tensors |= {f"generator.cuda.{n}": state for n, state in enumerate(torch.cuda.get_rng_state_all())}
+    tensors |= {f"generator.cuda.{n}": torch.cuda.get_rng_state(n) for n in gpus_in_use()}
     version, words, next_gauss = random.getstate()
     tensors["generator.python"] = torch.tensor(words)
     numbers = [int(inner["pos"]), int(legacy["has_gauss"]), float(legacy["gauss"])]
@@ -112,8 +118,9 @@ def generator_state() -> tuple[Tensors, dict[str, Any]]:
 def load_generator_state(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
     """Set the global generators to what `generator_state` gave."""
     torch.set_rng_state(tensors["generator.torch"])
-    for n in range(torch.cuda.device_count()):
-        torch.cuda.set_rng_state(tensors[f"generator.cuda.{n}"], n)
+    for n in gpus_in_use():
+        if f"generator.cuda.{n}" in tensors:
+            torch.cuda.set_rng_state(tensors[f"generator.cuda.{n}"], n)
     keys = tensors["generator.numpy"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", keys, *numbers["numpy"]))  # noqa: NPY002
     version, next_gauss = numbers["python"]

@@ -63,9 +63,16 @@ def endless(
 
 def seed_generators(seed: int) -> None:
     """Seed the global generators of torch, NumPy and Python, which users' loaders may draw from."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if gpus_in_use():
+        torch.cuda.manual_seed_all(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  # the legacy generator is what loaders of others use
     random.seed(seed)
+
+
+def gpus_in_use() -> list[int]:
+    """GPUs whose generators this process may have drawn from; to look at others would start CUDA for nothing."""
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
 
 
 @contextmanager
@@ -73,7 +80,7 @@ def preserved_generators() -> Iterator[None]:
     """Global generators, those of GPUs too, are afterwards what they were before the block."""
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=gpus_in_use()):
             yield
     finally:
         np.random.set_state(numpy_state)  # noqa: NPY002

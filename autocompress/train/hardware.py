@@ -1,21 +1,23 @@
 """On what to train: devices and precision, by way of Lightning Fabric, and a process for each of several devices."""
 
+import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import cloudpickle
 import torch
-from torch import multiprocessing
 
 from autocompress.errors import AutocompressError, TrainingError
 
@@ -74,10 +76,10 @@ class Hardware:
 
     def _fabric(self, n_devices: int, strategy: Any) -> "Fabric":
         from lightning_fabric import Fabric
-        from lightning_fabric.plugins.environments import LightningEnvironment
+        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
         # the environment is given, since Fabric would otherwise take part in a SLURM or torchrun job around us
-        plugins = [LightningEnvironment(), *([] if self.precision == "32" else [self._mixed_precision()])]
+        plugins: list[Any] = [LightningEnvironment(), *([] if self.precision == "32" else [self._mixed_precision()])]
         kind = "cuda" if self.is_gpu else "cpu"
         return Fabric(accelerator=kind, devices=n_devices, strategy=strategy, plugins=plugins)
 
@@ -94,6 +96,15 @@ class Hardware:
                     self.scaler.unscale_(optimizer)  # which fused optimizers understand, other than Fabric believes
 
         return Mixed("bf16-mixed" if self.precision == "bf16" else "16-mixed", "cuda" if self.is_gpu else "cpu")
+
+
+def make_hardware(device: str, n_devices: int, precision: str) -> Hardware:
+    """The hardware of these names, as a command line gives them.
+
+    Raises:
+        TrainingError: A name is unknown, or this machine has no such device.
+    """
+    return Hardware(device, n_devices, precision)  # type: ignore[arg-type]  # any text; it checks itself
 
 
 def launch(hardware: Hardware, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -132,27 +143,38 @@ def _run_processes(n_devices: int, arguments: tuple[Path, int, int, bytes]) -> N
         TrainingError: A process died without an error of its own.
         Exception: The first error in a process.
     """
-    processes = multiprocessing.start_processes(
-        _process, arguments, n_devices, join=False, daemon=False, start_method="spawn"
-    )
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_process, args=(rank, *arguments)) for rank in range(n_devices)]
     try:
-        while not processes.join():
-            pass
-    except (multiprocessing.ProcessExitedException, multiprocessing.ProcessRaisedException) as end:
-        raise _first_error(arguments[0] / _ERROR, end) from None
+        for process in processes:
+            process.start()
+        running = list(processes)
+        while running and not any(process.exitcode for process in processes):
+            wait([process.sentinel for process in running])
+            running = [process for process in running if process.is_alive()]
+        codes = [process.exitcode or 0 for process in processes]
+        if any(codes):
+            raise _first_error(arguments[0] / _ERROR, codes) from None
     finally:
-        for process in processes.processes:
-            process.kill()
-            process.join()
+        for process in processes:
+            if process.pid is not None:
+                process.kill()
+                process.join()
 
 
-def _first_error(path: Path, end: Exception) -> BaseException:
-    with suppress(Exception):  # no such file, or an error of a class that cannot be read back
-        error = cloudpickle.loads(path.read_bytes())
-        if isinstance(error, BaseException):
-            return error
-    reason = (str(end).strip().splitlines() or [""])[-1]
-    return TrainingError(f"one of the processes that train died, for example for lack of memory: {reason}")
+def _first_error(path: Path, exit_codes: list[int]) -> BaseException:
+    """What to tell the caller; where a signal ended a process, the errors of others only follow from that."""
+    died = [signal.Signals(-code).name for code in exit_codes if code < 0]
+    if not died:
+        with suppress(Exception):  # no such file, or an error of a class that cannot be read back
+            error = cloudpickle.loads(path.read_bytes())
+            if isinstance(error, BaseException):
+                return error
+    how = f"by {died[0]}" if died else f"with exit code {max(exit_codes)}"
+    return TrainingError(
+        f"one of the {len(exit_codes)} processes that train together ended {how}, for example for lack of memory; "
+        "use fewer devices or smaller batches"
+    )
 
 
 def _process(rank: int, folder: Path, parent: int, n_threads: int, packed: bytes) -> None:
@@ -176,32 +198,26 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-class _joined:
-    """The Fabric of this process as one of a group, and the end of the group; a context manager."""
+@contextmanager
+def _joined(hardware: Hardware, rank: int, folder: Path, n_threads: int) -> Iterator["Fabric"]:
+    """The Fabric of this process as one of a group; the group ends with the block, but not with an error in it."""
+    from lightning_fabric.strategies.ddp import DDPStrategy
 
-    def __init__(self, hardware: Hardware, rank: int, folder: Path, n_threads: int) -> None:
-        self._hardware, self._rank, self._folder, self._n_threads = hardware, rank, folder, n_threads
-
-    def __enter__(self) -> "Fabric":
-        from lightning_fabric.strategies import DDPStrategy
-
-        # binarizers that are off, frozen masks and ends at 0 take no part in a step
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-        os.environ |= {"LOCAL_RANK": str(self._rank), "NODE_RANK": "0"}
-        if sys.platform == "linux":
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are on one machine
-        n = self._hardware.n_devices
-        fabric = self._hardware._fabric(n, DDPStrategy(find_unused_parameters=True))
-        store = (self._folder / _STORE).as_uri()  # a file, since a port might be taken by the time it is used
-        backend = "nccl" if self._hardware.is_gpu else "gloo"
-        torch.distributed.init_process_group(backend, init_method=store, rank=self._rank, world_size=n)
-        fabric.launch()
-        torch.set_num_threads(self._n_threads)
-        return fabric
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            torch.distributed.destroy_process_group()
+    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are on one machine
+    store = (folder / _STORE).as_uri()  # a file, since a port might be taken by the time it is used
+    n, backend = hardware.n_devices, "nccl" if hardware.is_gpu else "gloo"
+    if hardware.is_gpu:
+        torch.cuda.set_device(rank)
+    torch.distributed.init_process_group(backend, init_method=store, rank=rank, world_size=n)
+    # binarizers that are off, frozen masks and ends at 0 take no part in a step
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+    fabric = hardware._fabric(n, DDPStrategy(find_unused_parameters=True))
+    fabric.launch()
+    torch.set_num_threads(n_threads)
+    yield fabric
+    torch.distributed.destroy_process_group()
 
 
 def _tell(error: BaseException, path: Path, rank: int) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from autocompress.errors import TrainingError
 from autocompress.task import Batch, evaluating
 from autocompress.train.checkpoint import (
+    fits_module,
     generator_state,
     load_generator_state,
     load_module,
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.npz"
 N_CHECKPOINTS = 10  # in a whole training, the one before its first step not counted
-STEPS_UNSEEN_ON_GPU = 10  # between two looks at losses there, since each look waits for the GPU
+STEPS_UNSEEN = 10  # between two looks at losses, where each look waits for a GPU
 EXPLOSION = 1000.0  # times the mean loss of the first steps; rising sparsity alone makes tens of times
 N_FIRST = 5  # steps whose mean loss is what later ones are compared with
+SMALLEST_FIRST = 1.0  # what that mean counts as at least: of a model that equals its teacher it is nearly 0
 ROLLBACK_RATE = 0.3  # factor on all rates after a divergence
 
 
@@ -78,9 +80,10 @@ class Loop:
         self._fabric, self._module, self._batches = fabric, model, batches
         self._loss, self._settings, self._compression = batch_loss, settings, compression
         self._watch, self._log = watch, log
-        self._checkpoint, self._identity = folder / CHECKPOINT, {"settings": _as_json(settings), "origin": origin}
+        self._checkpoint = folder / CHECKPOINT
         scores = compression.scores if compression else ()
         optimizer = make_optimizer(parameter_groups(model, settings, ranges, scores, self._adapters))
+        self._identity = _identity(fabric, optimizer, settings, origin)
         self._rates = Rates(model, optimizer, settings)
         self._raw_optimizer = optimizer
         self._model, self._optimizer = fabric.setup(model, optimizer)
@@ -101,23 +104,30 @@ class Loop:
         Raises:
             TrainingError: There are no batches, a loss is not a scalar, or the training diverges twice.
         """
-        with preserved_generators(), self._loss.watching():
-            resumed = self._restore()
-            if not resumed:
-                self._save()
-            while not self._is_over:
-                try:
-                    self._train(resumed)
-                except DivergedError as error:
-                    self._roll_back(error)
-                resumed = True
-            if self._compression:
-                self._compression.finish()
-        self._log.close()
+        try:
+            with preserved_generators(), self._loss.watching():
+                self._run()
+        finally:
+            self._log.close()
         self._fabric.barrier()
         if self._fabric.is_global_zero:
             self._checkpoint.unlink(missing_ok=True)
         return Outcome(self._step, self._given_up, self._n_rollbacks, self._log.course())
+
+    def _run(self) -> None:
+        resumed = self._restore()
+        self._log.truncate(self._step)
+        self._fabric.barrier()  # nobody may take the checkpoint of the first step for one to go on from
+        if not resumed:
+            self._save()
+        while not self._is_over:
+            try:
+                self._train(resumed)
+            except DivergedError as error:
+                self._roll_back(error)
+            resumed = True
+        if self._compression:
+            self._compression.finish()
 
     @property
     def _is_over(self) -> bool:
@@ -129,20 +139,24 @@ class Loop:
         stream = endless(self._batches, self._settings.seed, self._position, restore)
         while not self._is_over:
             self._take_step(stream)
-            every = 1 if self._fabric.device.type == "cpu" else STEPS_UNSEEN_ON_GPU
-            if self._step % every == 0 or self._step == self._settings.n_steps:
+            saves = self._step % max(1, self._settings.n_steps // N_CHECKPOINTS) == 0
+            if saves or self._is_time_to_look:
                 self._look()
-            if self._step % max(1, self._settings.n_steps // N_CHECKPOINTS) == 0 and not self._is_over:
-                self._look()
+            if saves and not self._is_over:
+                self._check_weights()
                 self._save()
         self._check_weights()
+
+    @property
+    def _is_time_to_look(self) -> bool:
+        every = 1 if self._fabric.device.type == "cpu" else STEPS_UNSEEN
+        return self._step % every == 0 or self._step == self._settings.n_steps or self._is_score_due
 
     def _take_step(self, stream: Iterator[tuple[Position, Any]]) -> None:
         self._module.train()
         rate = self._rates.apply(self._step)
         n = self._settings.accumulate
-        for index in range(n):
-            terms = self._accumulate(self._next_batch(stream), n, is_last=index == n - 1)
+        terms = _mean_of([self._accumulate(self._next_batch(stream), n, index == n - 1) for index in range(n)])
         self._average_adapters()
         if self._settings.clip_norm is not None:
             self._fabric.clip_gradients(
@@ -152,7 +166,7 @@ class Loop:
         self._optimizer.zero_grad()
         self._step += 1
         if self._compression:
-            self._compression.step(terms.value.item() if self._compression.needs_loss else None)
+            self._compression.step(self._mean(terms.value).item() if self._compression.needs_loss else None)
         self._unseen.append((self._step, rate, terms))
 
     def _accumulate(self, batch: Any, n: int, is_last: bool) -> Terms:
@@ -204,12 +218,15 @@ class Loop:
             self._given_up = bool(self._fabric.broadcast(self._given_up))
 
     def _interim_score(self) -> float | None:
-        shares = self._watch.score_at
-        due = {max(1, math.ceil(share * self._settings.n_steps)) for share in shares}
-        if self._watch.score is None or self._step not in due:
+        if self._watch.score is None or not self._is_score_due:
             return None
         with preserved_generators(), torch.no_grad(), evaluating(self._module):
             return self._watch.score(self._module)
+
+    @property
+    def _is_score_due(self) -> bool:
+        n_steps = self._settings.n_steps
+        return self._step in {max(1, math.ceil(share * n_steps)) for share in self._watch.score_at}
 
     def _check(self, step: int, value: float) -> None:
         """Compare a loss with those of the first steps."""
@@ -219,11 +236,11 @@ class Loop:
             self._first_losses.append(value)
             return
         first = sum(map(abs, self._first_losses)) / N_FIRST
-        if abs(value) > EXPLOSION * first:
+        if abs(value) > EXPLOSION * max(first, SMALLEST_FIRST):
             raise DivergedError(f"the training loss rose from {first:.3g} to {value:.3g} at step {step}")
 
     def _check_weights(self) -> None:
-        """The last update is followed by no loss that would show what it did."""
+        """No loss has shown yet what the last update did."""
         if not all(bool(torch.isfinite(p).all()) for p in self._module.parameters()):
             raise DivergedError(f"weights are not finite after step {self._step}")
 
@@ -257,8 +274,10 @@ class Loop:
             "scale": self._rates.scale,
             "first_losses": self._first_losses,
             "compression": self._compression.state() if self._compression else None,
+            "precision": self._fabric.strategy.precision.state_dict(),
             "generators": generator_numbers,
         }
+        self._log.flush()
         if self._fabric.is_global_zero:
             write_checkpoint(self._checkpoint, tensors, numbers)
         self._fabric.barrier()
@@ -266,12 +285,11 @@ class Loop:
     def _restore(self) -> bool:
         """Go to the state of the checkpoint, if there is one of a training with the same settings."""
         found = read_checkpoint(self._checkpoint)
-        if found is None or found.numbers["identity"] != self._identity:
+        if found is None or found.numbers.get("identity") != self._identity:
             return False
-        try:
-            load_module(self._module, "model", found.tensors)
-        except RuntimeError:  # of another model
+        if not fits_module(self._module, "model", found.tensors):
             return False
+        load_module(self._module, "model", found.tensors)
         load_optimizer(self._raw_optimizer, found.tensors)
         with torch.no_grad():
             for n, parameter in enumerate(self._adapters):
@@ -282,9 +300,30 @@ class Loop:
         self._first_losses = list(numbers["first_losses"])
         if self._compression:
             self._compression.load_state(numbers["compression"])
-        self._log.truncate(self._step)
+        self._fabric.strategy.precision.load_state_dict(numbers["precision"])
         self._restore_generators = lambda: load_generator_state(found.tensors, numbers["generators"])
         return True
+
+
+def _mean_of(terms: list[Terms]) -> Terms:
+    """Terms of one step from those of its batches."""
+    if len(terms) == 1:
+        return terms[0]
+    soft = [term.distillation for term in terms if term.distillation is not None]
+    return Terms(
+        torch.stack([term.value for term in terms]).mean(),
+        torch.stack(soft).mean() if soft else None,
+        torch.stack([term.compression for term in terms]).mean(),
+    )
+
+
+def _identity(
+    fabric: "Fabric", optimizer: torch.optim.Optimizer, settings: FinetuneSettings, origin: str
+) -> dict[str, Any]:
+    """What must be equal for a training to go on from the checkpoint of another one, as JSON would give it back."""
+    groups = [[group["name"], [list(p.shape) for p in group["params"]]] for group in optimizer.param_groups]
+    hardware = {"n_processes": fabric.world_size, "precision": str(fabric.strategy.precision.precision)}
+    return {"settings": _as_json(settings), "origin": origin, "trained": groups, **hardware}
 
 
 def _as_json(settings: FinetuneSettings) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What a training step minimizes: the task's own loss, distillation, and the term of the compression methods."""
 
-from contextlib import AbstractContextManager, nullcontext
+import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,7 +11,7 @@ from torch import Tensor, nn
 
 from autocompress.errors import TrainingError
 from autocompress.recipe import Distillation
-from autocompress.task import Loss, TrainingStep, call, split_batch
+from autocompress.task import Batch, Loss, TrainingStep, call, evaluating, split_batch
 from autocompress.train.distillation import Distiller
 from autocompress.train.teacher import Teacher
 
@@ -75,7 +77,7 @@ class Objective:
             TrainingError: It is not a scalar tensor.
         """
         if self.training_step is not None:
-            return _scalar(self.training_step(model, batch), "training_step")
+            return _scalar(self.training_step(model, batch), "what training_step returns")
         inputs, targets = split_batch(batch, "train")
         if self.loss is None:
             raise TrainingError("training needs a loss(outputs, targets), but got None")
@@ -178,6 +180,111 @@ def call_arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def targets_of(batch: Any) -> Any:
     """The targets of a pair; None for a batch of another form, which only a `training_step` can read."""
     return batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
+
+
+class StepInputs:
+    """Training batches for whoever reads inputs alone: what `training_step` calls the model with, and the whole batch.
+
+    An iterable of pairs, whatever the form of the batches; the model itself does not run. Where it would be called
+    several times for a batch, the first call counts.
+
+    Args:
+        batches: Training batches; read again and again.
+        training_step: ``training_step(model, batch)``.
+        model: Any form of the model; not changed.
+
+    Raises:
+        TrainingError: While iterating: the step does not call the model that it is given.
+    """
+
+    def __init__(self, batches: Iterable[Any], training_step: TrainingStep, model: nn.Module) -> None:
+        self._batches, self._step, self._model = batches, training_step, model
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._batches:
+            yield self._inputs(batch), batch
+
+    def _inputs(self, batch: Any) -> Any:
+        try:
+            with evaluating(self._model), _ends_when_called(self._model):
+                self._step(self._model, batch)
+        except _CalledError as call_of_model:
+            return _as_inputs(self._model, call_of_model.args_given, call_of_model.kwargs_given)
+        raise TrainingError("training_step must call the model that it is given, but did not call it for a batch")
+
+
+class _CalledError(Exception):
+    """Ends a training step where it calls the model; it holds the arguments."""
+
+    def __init__(self, args_given: tuple[Any, ...], kwargs_given: dict[str, Any]) -> None:
+        super().__init__("the model was called to see its inputs")
+        self.args_given, self.kwargs_given = args_given, kwargs_given
+
+
+@contextmanager
+def _ends_when_called(model: nn.Module) -> Iterator[None]:
+    """A block that `_CalledError` ends when `model` is called in it."""
+
+    def end(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise _CalledError(args, kwargs)
+
+    hook = model.register_forward_pre_hook(end, with_kwargs=True, prepend=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _as_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Arguments in a form that `call` takes: a tensor, a tuple or, where there are named ones, a dict."""
+    if kwargs:
+        return dict(inspect.signature(model.forward).bind_partial(*args, **kwargs).arguments) if args else kwargs
+    return args[0] if len(args) == 1 else args
+
+
+def loss_after(training_step: TrainingStep, model: nn.Module) -> Loss:
+    """`training_step` as a loss of outputs that are there already, for pairs of `StepInputs`.
+
+    Args:
+        training_step: ``training_step(model, batch)``.
+        model: What the step sees of the model beside its outputs, such as its configuration; not changed.
+
+    Returns:
+        ``loss(outputs, batch)``, which raises a `TrainingError` where the step calls the model more than once, or
+        returns no scalar.
+    """
+
+    def loss(outputs: Any, batch: Any) -> Tensor:
+        stand_in = _StandIn(outputs, model)
+        value = training_step(stand_in, batch)
+        if stand_in.n_calls != 1:
+            raise TrainingError(
+                "importance of filters by loss needs a training_step that calls the model once a batch, but it called "
+                f"it {stand_in.n_calls} times; use another importance"
+            )
+        return _scalar(value, "what training_step returns")
+
+    return loss
+
+
+class _StandIn(nn.Module):
+    """Says what another module has said already."""
+
+    def __init__(self, outputs: Any, model: nn.Module) -> None:
+        super().__init__()
+        self.n_calls = 0
+        self._held = (outputs, model)  # in a tuple, so that it is no submodule
+
+    def forward(self, *_: Any, **__: Any) -> Any:
+        """The outputs, whatever the inputs."""
+        self.n_calls += 1
+        return self._held[0]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self._held[1], name)
 
 
 def _scalar(value: Any, what: str) -> Tensor:

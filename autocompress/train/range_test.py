@@ -18,7 +18,7 @@ from autocompress.train.settings import FinetuneSettings
 
 LossOf = Callable[[nn.Module, Batch], Tensor]
 
-LOWEST, HIGHEST = 1e-6, 1e-1  # rates of AdamW at the first and the last step of the test
+LOWEST, HIGHEST = 1e-5, 1e-1  # rates of AdamW at the first and the last step of the test
 FORGOTTEN = 0.25  # share of what a model knows that it may lose before a rate counts as too large
 ERASED = 1e-6  # factor on weights that leaves a model that knows nothing; 0 divides by 0 in normed weights
 
@@ -47,22 +47,22 @@ def find_learning_rates(
     batches: Iterable[Batch],
     loss_of: LossOf,
     *,
-    n_steps: int = 40,
-    max_seconds: float = 10.0,
+    n_steps: int = 32,
+    max_seconds: float = 20.0,
     seed: int = 0,
 ) -> LearningRates:
     """Rates for compressed forms of `model`, from a range test on itself (Smith 2017, section 3.3).
 
-    A copy in training mode takes steps of AdamW at rates that rise geometrically from 1e-6 to 1e-1. A trained model is
+    A copy in training mode takes steps of AdamW at rates that rise geometrically from 1e-5 to 1e-1. A trained model is
     in its minimum already, so that its loss cannot tell which rate learns fastest; it tells the largest one that is
     borne. The test ends where, on a batch and with the same chance, the loss is above that of the unchanged model by
     more than a quarter of what the model knows: the loss that it has once all its weights are next to 0, less its own.
-    With b the rate before, the rate to learn again with is ``min(b, sqrt(5e-3 * b / 2))``, half way, in logarithms,
-    between half of what is borne and what suits most models; a tenth of it settles a quantized model.
+    With x half of the rate before, the rate to learn again with is ``min(x, sqrt(5e-3 * x))``: half way, in logarithms,
+    to what suits most models, but never above x. A tenth of it settles a quantized model.
 
     `model` and the global generators are left as they were. The result is the same for equal `seed`, batches and
-    machine unless time runs out. What a shorter test has borne is then taken for b where that gives more than the
-    default.
+    machine unless time runs out. The last rate of a test cut short counts as the largest one that is borne where that
+    gives more than the default.
 
     Args:
         model: The trained FP32 module.
@@ -93,7 +93,8 @@ def _rates(borne: float) -> LearningRates:
     """Rates for a model that bears `borne`; the default ones for 0, which says that the test saw nothing."""
     if borne == 0:
         return LearningRates()
-    reshaped = min(borne, math.sqrt(USUAL_RESHAPED * SAFETY * borne))
+    safe = SAFETY * borne
+    reshaped = min(safe, math.sqrt(USUAL_RESHAPED * safe))
     return LearningRates(quantized=SETTLING * reshaped, reshaped=reshaped)
 
 

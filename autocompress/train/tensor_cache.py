@@ -92,8 +92,7 @@ def _absorb(digest: "hashlib.blake2b", value: Any) -> None:
         for item in itertools.chain.from_iterable(value.items()) if isinstance(value, dict) else value:
             _absorb(digest, item)
     elif isinstance(value, _PLAIN):
-        text = repr(value)
-        digest.update(f"{type(value).__name__} {len(text)} {text};".encode())
+        digest.update(f"{type(value).__name__} {value!r};".encode())
     else:
         raise _UnknownContentError
 

@@ -81,7 +81,7 @@ class TrainingLog:
         compression: float | None = None,
         score: float | None = None,
     ) -> None:
-        """Add a row; steps rise from row to row, see `truncate`.
+        """Add a row. A step that the log has had already is taken again: the old rows from there on are dropped.
 
         Args:
             step: Optimizer steps taken so far, >= 1.
@@ -91,6 +91,8 @@ class TrainingLog:
             compression: Part of the loss that compression methods add.
             score: Interim score, in units of the task's score.
         """
+        if self._rows and step <= self._rows[-1].step:
+            self.truncate(step - 1)
         now = time.monotonic()
         seconds = round(now - self._start, 3)
         parts = [None if part is None else float(part) for part in (distillation, compression, score)]

@@ -182,6 +182,15 @@ def test_the_hover_tells_numbers_and_recipe(record, make, measured, text_of):
     ]
 
 
+def test_the_hover_tells_of_a_training_that_did_not_go_as_planned(record, make, measured, recipe, training):
+    odd = make(recipe(4), measured(speedup=3.0), training=training(150, stopped_at=60, n_rollbacks=1))
+    plain = make(recipe(8), measured(speedup=2.0), training=training())
+    hovers = [h.split("<br>") for t in figure(record(odd, plain))["data"] for h in t.get("hovertext", [])]
+    ends = {lines[0]: lines[-2:] for lines in hovers}
+    assert ends[f"<b>{odd.digest}</b>"] == ["rolled back once", "given up at step 60 of 150"]
+    assert not any("given up" in line for line in ends[f"<b>{plain.digest}</b>"])
+
+
 def test_the_hover_and_the_table_tell_the_zipped_size_where_it_was_measured(record, make, measured, recipe, text_of):
     run = make(recipe(8), measured(speedup=3.0, size_bytes=215_000, zipped_bytes=180_400))
     text = text_of(record(run))

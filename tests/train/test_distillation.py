@@ -122,6 +122,10 @@ def test_a_single_value_can_be_compared() -> None:
     assert float(got) == pytest.approx(0.25)
 
 
+def test_a_constant_teacher_gives_a_finite_loss() -> None:
+    assert torch.isfinite(distillation_loss(logits(0), torch.ones(6, 4), None, 4.0))
+
+
 @pytest.mark.parametrize("targets", [CLASSES, None], ids=["logits", "values"])
 @given(seeds=st.tuples(st.integers(0, 99), st.integers(0, 99)), scale=st.floats(1e-3, 1e3), heat=st.floats(0.5, 20))
 def test_the_loss_is_never_negative_and_0_for_equal_outputs(
@@ -218,6 +222,15 @@ def test_calls_hold_what_a_layer_gave_and_what_went_in_and_out() -> None:
         (call,) = calls.calls
     assert call.args[0] is X and call.kwargs == {"shift": 2.0} and call.outputs is out
     assert torch.equal(call.features["first"], STUDENT.first(X)) and call.features["first"].requires_grad
+
+
+def test_calls_hold_the_inputs_before_any_other_hook_changed_them() -> None:
+    """As the hook of an input quantizer does."""
+    net = made(Net, 0)
+    net.register_forward_pre_hook(lambda _, args: (args[0].round(),))
+    with Calls(net) as calls:
+        net(X)
+        assert calls.calls[0].args[0] is X
 
 
 def test_the_last_call_of_a_layer_that_runs_twice_is_held() -> None:

@@ -64,12 +64,16 @@ def refuse(_weight: Tensor) -> Tensor:
     raise ValueError("not a number that I know")
 
 
-def borne_at_cliff(width: float, n_steps: int = 40) -> float:
+def borne_at_cliff(width: float, n_steps: int = 32) -> float:
     """The last rate before the one whose step ends behind the cliff; a step of Adam on a slope is the rate itself."""
-    rates = [10 ** (-6 + 5 * step / (n_steps - 1)) for step in range(n_steps)]
+    rates = [10 ** (-5 + 4 * step / (n_steps - 1)) for step in range(n_steps)]
     travel = list(itertools.accumulate(rates))
     last_step = next(step for step, distance in enumerate(travel) if distance > width)
     return rates[last_step - 1]
+
+
+def rate_to_learn_with(borne: float) -> float:
+    return min(borne / 2, math.sqrt(2.5e-3 * borne))
 
 
 def trained(factor: float) -> tuple[Small, TensorBatches]:
@@ -106,12 +110,12 @@ def small() -> tuple[Small, TensorBatches]:
     return trained(30)
 
 
-@pytest.mark.parametrize("n_steps", [20, 40])
+@pytest.mark.parametrize("n_steps", [20, 32])
 @pytest.mark.parametrize("width", [1e-4, 3e-3, 0.1])
 def test_the_rate_before_the_one_that_harms_is_borne(width: float, n_steps: int) -> None:
     borne = borne_at_cliff(width, n_steps)
     found = find_learning_rates(OneWeight(), BATCHES, cliff(width), n_steps=n_steps)
-    assert found.reshaped == pytest.approx(min(borne, math.sqrt(2.5e-3 * borne)), rel=1e-3)
+    assert found.reshaped == pytest.approx(rate_to_learn_with(borne), rel=1e-3)
     assert found.quantized == pytest.approx(found.reshaped / 10)
 
 
@@ -143,7 +147,7 @@ def test_nothing_is_run_after_the_harm() -> None:
 
 def test_a_model_that_bears_everything_gets_a_rate_that_suits_most() -> None:
     found = find_learning_rates(OneWeight(), BATCHES, cliff(1e9))
-    assert found.reshaped == pytest.approx(math.sqrt(2.5e-3 * 0.1))
+    assert found.reshaped == pytest.approx(rate_to_learn_with(0.1))
 
 
 def test_harm_is_measured_by_what_the_model_knows() -> None:
@@ -165,24 +169,37 @@ def test_chance_in_the_loss_is_the_same_for_both_models() -> None:
     assert find_learning_rates(OneWeight(), BATCHES, loss_of) == find_learning_rates(OneWeight(), BATCHES, harm)
 
 
+def test_the_model_runs_as_in_training() -> None:
+    modes = []
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        modes.append(model.training)
+        return cliff(0.01)(model, batch)
+
+    find_learning_rates(OneWeight().eval(), BATCHES, loss_of)
+    assert all(modes)
+
+
 def test_small_weights_get_a_small_rate(small: tuple[Small, TensorBatches]) -> None:
     rates = [find_learning_rates(*pair, squared_error).reshaped for pair in (small, trained(1))]
-    assert rates[0] < rates[1] / 5
+    assert rates[0] < rates[1] / 3
 
 
 def test_a_damaged_model_learns_again_at_the_rate_found_and_dies_at_a_usual_one(
     small: tuple[Small, TensorBatches],
 ) -> None:
     model, batches = small
-    rate = find_learning_rates(model, batches, squared_error).reshaped
-    errors = []
-    for at in (rate, 2e-2):
-        damaged = copy.deepcopy(model)
-        with torch.no_grad():
-            damaged.layers[1].weight[::2] = 0
-        errors.append(learn(damaged, batches, at, n_epochs=10))
     variance = batches.targets.var().item()
-    assert errors[0] < 0.1 * variance < 0.5 * variance < errors[1]
+    rate = find_learning_rates(model, batches, squared_error).reshaped
+    assert error_after_damage(model, batches, rate) < 0.2 * variance
+    assert error_after_damage(model, batches, 5e-3) > 0.9 * variance
+
+
+def error_after_damage(model: Small, batches: TensorBatches, rate: float) -> float:
+    damaged = copy.deepcopy(model)
+    with torch.no_grad():
+        damaged.layers[1].weight[::2] = 0
+    return learn(damaged, batches, rate, n_epochs=10)
 
 
 def test_the_model_and_the_generators_stay_as_they_were() -> None:
@@ -243,15 +260,15 @@ class Clock:
 
 @pytest.mark.parametrize(
     ("max_seconds", "n_steps_taken"),
-    [pytest.param(0, 1, id="none"), pytest.param(15, 15, id="little"), pytest.param(37, 37, id="nearly enough")],
+    [pytest.param(0, 1, id="none"), pytest.param(15, 15, id="little"), pytest.param(29, 29, id="nearly enough")],
 )
 def test_time_that_runs_out_leaves_what_was_borne(
     max_seconds: float, n_steps_taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "monotonic", Clock())
     found = find_learning_rates(OneWeight(), BATCHES, cliff(1e9), max_seconds=max_seconds)
-    borne = 10 ** (-6 + 5 * (n_steps_taken - 1) / 39)
-    reshaped = min(borne, math.sqrt(2.5e-3 * borne))
+    borne = 10 ** (-5 + 4 * (n_steps_taken - 1) / 31)
+    reshaped = rate_to_learn_with(borne)
     expected = LearningRates(reshaped / 10, reshaped) if reshaped > 1e-3 else LearningRates()
     assert (found.quantized, found.reshaped) == pytest.approx((expected.quantized, expected.reshaped))
 

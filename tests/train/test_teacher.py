@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import TrainingError
+from autocompress.recipe import Distillation
+from autocompress.train.distillation import Distiller
 from autocompress.train.teacher import Teacher, TeacherOutputs
 from tests.nets import NETS
 
@@ -102,6 +104,7 @@ class Layouts(nn.Module):
             "image": x.to(memory_format=torch.channels_last) * 2,
             "twice": (rows, rows),
             "slice": rows[:, 1:4],
+            "corner": rows[:1, :1],
             "turned": rows.T,
             "expanded": x[:1].expand(3, *x.shape[1:]),
             "scalar": x.mean(),
@@ -203,6 +206,30 @@ def test_nothing_is_written_without_a_cache(tmp_path: Path, monkeypatch: pytest.
     assert taught.n_computed == 2 and files(tmp_path) == []
 
 
+def trained(cache: Path | None) -> dict[str, Tensor]:
+    """Weights after 6 steps that distil outputs and features, with dropout."""
+    student = nn.Sequential(RESIDUAL.build(5), nn.Dropout(0.2)).train()
+    taught = Teacher(nn.Sequential(RESIDUAL.build()), tuple(f"0.{name}" for name in NAMES), cache)
+    settings = Distillation(features=taught.features)
+    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-2)
+    with Distiller(student, taught, settings, (batch(),)) as distiller:
+        for step in range(6):
+            distiller.clear()
+            student(batch(step).contiguous(memory_format=torch.channels_last))
+            optimizer.zero_grad()
+            (distiller.soft_loss(torch.arange(4)) + distiller.feature_loss()).backward()
+            optimizer.step()
+    return student.state_dict()
+
+
+def test_a_training_ends_in_the_same_bits_whatever_the_cache_holds(tmp_path: Path) -> None:
+    without, cold, warm = (trained(cache) for cache in (None, tmp_path, tmp_path))
+    files(tmp_path)[0].unlink()
+    partly = trained(tmp_path)
+    assert all(torch.equal(other[name], value) for other in (cold, warm, partly) for name, value in without.items())
+
+
 def test_threads_may_share_the_folder(tmp_path: Path) -> None:
     expected = [teacher(None).outputs((batch(seed),), {}) for seed in range(4)]
     wrong: list[int] = []
@@ -229,8 +256,8 @@ def test_another_process_reads_what_this_one_stored(tmp_path: Path) -> None:
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONHASHSEED": "7"}
     command = [sys.executable, "-c", code, str(tmp_path), str(torch.get_num_threads())]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
-    assert said == ["1", "0", str(float(first.outputs[0].double().sum()))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "0", str(float(first.outputs[0].double().sum()))], done.stderr
 
 
 def test_a_teacher_can_be_sent_to_another_process(tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ def test_all_that_differs_has_its_own_key() -> None:
 
 
 @settings(max_examples=25)
-@given(values=st.lists(st.recursive(st.integers(0, 2) | st.sampled_from(["", "0", ";"]), st.lists), max_size=3))
+@given(
+    values=st.lists(st.recursive(st.integers(0, 2) | st.sampled_from(["", "0", ";", "';str '0"]), st.lists), max_size=3)
+)
 def test_structures_with_equal_digests_are_equal(values: list[Any]) -> None:
     everything = [values, tuple(values), [values], [*values, 0], [str(v) for v in values], {"a": values}]
     digests = {content_digest(value): repr(value) for value in everything}

@@ -154,6 +154,26 @@ def test_a_rollback_drops_later_rows_everywhere_and_goes_on_from_there(opened: O
     assert steps_in(path) == [*kept, step + 1]
 
 
+@pytest.mark.parametrize(
+    ("step", "kept"),
+    [
+        pytest.param(1, [], id="a training that starts over in an old file"),
+        pytest.param(25, list(range(1, 25)), id="one that goes back"),
+        pytest.param(40, list(range(1, 40)), id="the last step again"),
+    ],
+)
+def test_a_step_that_is_taken_again_replaces_what_came_after(
+    opened: Open, path: Path, step: int, kept: list[int]
+) -> None:
+    opened(40).close()
+    log = opened()
+    log.add(step, 7.0, 0.1)
+    log.add(step + 1, 7.0, 0.1)
+    log.close()
+    assert steps_in(path) == [point.step for point in log.course(1000)] == [*kept, step, step + 1]
+    assert log.course(1000)[len(kept)].loss == 7.0
+
+
 def course_by_hand(losses: list[float], n_steps: int, n_points: int) -> list[tuple[int, float]]:
     """Last step and exact mean loss of each span, by the definition."""
     width = math.ceil(max(n_steps, max(i + 1 for i, x in enumerate(losses) if math.isfinite(x))) / n_points)
