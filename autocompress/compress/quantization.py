@@ -1,6 +1,7 @@
 """Quantizers of layer inputs, and what they share with those of weights: a training form and an export form."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,6 +64,7 @@ class LearnedRange(Exportable):
         self.bits = bits
         self.symmetric = symmetric
         self.gradient_scale = gradient_scale
+        self._calibrated: bool | None = None  # None while nobody has looked since the range was set
         self.register_buffer("initial_low", torch.zeros(shape))
         self.register_buffer("initial_high", torch.zeros(shape))
         self.log_high = nn.Parameter(torch.zeros(shape))
@@ -87,14 +89,21 @@ class LearnedRange(Exportable):
         degenerate = high - low < _SMALLEST_WIDTH
         self.initial_low.copy_(low.masked_fill(degenerate, 0.0))
         self.initial_high.copy_(high.masked_fill(degenerate, 1.0))
+        self._calibrated = None
         with torch.no_grad():
             for log_end in self._log_ends():
                 log_end.zero_()
 
     @property
     def calibrated(self) -> bool:
-        """Whether a range was set."""
-        return bool((self.initial_high > self.initial_low).all())
+        """Whether a range was set; looked up once, since to read a tensor waits for a GPU."""
+        if self._calibrated is None:
+            self._calibrated = bool((self.initial_high > self.initial_low).all())
+        return self._calibrated
+
+    def _load_from_state_dict(self, *arguments: Any, **named: Any) -> None:
+        super()._load_from_state_dict(*arguments, **named)
+        self._calibrated = None
 
     @property
     def signed(self) -> bool:

@@ -54,6 +54,10 @@ class SearchClock:
         finish = _FINISH_FIXED_SECONDS + _FINISH_PER_MEASURING * self.measuring_seconds
         return min(finish, 0.4 * (self._budget.seconds or finish / 0.4))
 
+    def share(self, share: float, at_most: float) -> float:
+        """Seconds that are `share` of a budget of time, and `at_most`; without a time limit the latter."""
+        return at_most if self._budget.seconds is None else min(at_most, share * self._budget.seconds)
+
     def seconds_left(self) -> float:
         """Seconds for candidates; infinite without a time limit."""
         return float("inf") if self.deadline is None else self.deadline - self._now()

@@ -24,13 +24,14 @@ from autocompress.search.interruption import Interruption
 from autocompress.search.ledger import Ledger
 from autocompress.search.progress import OnProgress, Progress
 from autocompress.search.storage import open_journal
-from autocompress.search.training import Trained, learning_rates, seconds_a_step, train_candidate
+from autocompress.search.training import RANGE_TEST_SECONDS, Trained, learning_rates, seconds_a_step, train_candidate
 from autocompress.search.worker import OutOfTimeError, Worker, WorkFailedError
 from autocompress.space import BoundSpace, anchors
 from autocompress.task import Task
 from autocompress.train import LOG, Hardware, follow
 
 CONFIRMATION = LatencySettings(min_pairs=100, max_pairs=600, max_seconds=6.0, half_width=0.004)
+RANGE_TEST_SHARE = 0.05  # of the budget, at most, for finding a learning rate
 MAX_REPEATS = 100  # sampled recipes in a row that are known already; then the space counts as used up
 LONG_MAX_EXTRA_DROP = 0.06  # a candidate further below the floor is not worth a longer training
 LONG_MIN_GAIN = 1.15  # speed-up over the present choice that makes it worth one
@@ -145,7 +146,7 @@ class Controller:
         if self._configuration.finetune_steps is None:
             if self._task and self._task.fit is None:
                 self._report("finding a learning rate")
-                worker.call(learning_rates)
+                worker.call(learning_rates, self._clock.share(RANGE_TEST_SHARE, RANGE_TEST_SECONDS))
             self._report("timing a training step")
             unpruned = [recipe for recipe in self._anchors(space, graph).values() if not recipe.pruning]
             slowest = max(unpruned, key=lambda recipe: len(recipe.layers))

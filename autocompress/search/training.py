@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from autocompress.compress import (
     CompressedModel,
+    SparsityTraining,
     calibrate,
     compress,
     parameter_groups,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 
 RATES = "learning_rates.json"
 TEACHER = "teacher"
+RANGE_TEST_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,13 @@ def is_reshaped(recipe: Recipe) -> bool:
     return bool(recipe.pruning or recipe.sparse or any(layer.rank_ratio < 1 for layer in recipe.layers.values()))
 
 
-def learning_rates(context: EvaluationContext) -> LearningRates:
-    """Rates that suit the task's model, found by a range test, once a study; written down for the next candidate."""
+def learning_rates(context: EvaluationContext, max_seconds: float = RANGE_TEST_SECONDS) -> LearningRates:
+    """Rates that suit the task's model, found by a range test, once a study; written down for the next candidate.
+
+    Args:
+        context: The study's.
+        max_seconds: For the test; one that is cut short finds cautious rates.
+    """
     path = context.cache / RATES
     if path.is_file():
         return LearningRates(**json.loads(path.read_text()))
@@ -148,7 +155,7 @@ def learning_rates(context: EvaluationContext) -> LearningRates:
     if task.loss is None and task.training_step is None:
         return LearningRates()
     objective = Objective(task.loss, task.training_step)
-    rates = find_learning_rates(context.fp32, task.train, objective.of, seed=task.seed)
+    rates = find_learning_rates(context.fp32, task.train, objective.of, max_seconds=max_seconds, seed=task.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(vars(rates)))
     return rates
@@ -219,7 +226,7 @@ class _Training:
             outcome = finetune_default(context, compressed, settings, self._fabric, watch, folder, self._started_from)
         else:
             settings = FinetuneSettings(n_steps, distillation=recipe.distillation, seed=self._seed)
-            outcome = train_in_own_loop(context, compressed, settings, watch, folder)
+            outcome = train_in_own_loop(context, compressed, settings, watch, folder, self._started_from)
         self._outcomes.append(outcome)
         adapt_batch_norm(compressed.module, training_pairs(context), n_batches=20)
         return compressed
@@ -236,15 +243,17 @@ def finetune_default(
 ) -> Outcome:
     """Fine-tune with the task's data and loss and the FP32 model as the teacher, whose outputs are cached."""
     task = context.task
-    teacher = Teacher(context.fp32, settings.distillation.features, context.cache / TEACHER)
+    fabric = fabric or context.hardware.fabric()
+    cache = context.cache / TEACHER if fabric.device.type == "cpu" else None  # a GPU is faster than its way to a disk
+    teacher = Teacher(context.fp32, settings.distillation.features, cache)
     return finetune(
         compressed.module,
         task.train,
         Objective(task.loss, task.training_step, teacher),
         settings,
         ranges=parameter_groups(compressed.module)[1],
-        compression=compressed.training(settings.n_steps),
-        fabric=fabric or context.hardware.fabric(),
+        compression=_sparsity(compressed, settings.n_steps, origin),
+        fabric=fabric,
         watch=watch,
         folder=folder,
         origin=origin,
@@ -257,6 +266,7 @@ def train_in_own_loop(
     settings: FinetuneSettings,
     watch: Watch | None = None,
     folder: Path | None = None,
+    origin: str = "",
 ) -> Outcome:
     """Let the task's `fit` train; of the settings it gets the number of steps, the seed and the distillation."""
     fit, n_batches = context.task.fit, _length(context.task.train)
@@ -266,7 +276,7 @@ def train_in_own_loop(
         compressed.module,
         settings.n_steps,
         ranges=parameter_groups(compressed.module)[1],
-        compression=compressed.training(settings.n_steps, n_batches),
+        compression=_sparsity(compressed, settings.n_steps, origin, n_batches),
         teacher=Teacher(context.fp32, cache=context.cache / TEACHER),
         distillation=settings.distillation,
         steps_per_epoch=n_batches,
@@ -275,6 +285,14 @@ def train_in_own_loop(
         log=folder / LOG if folder else None,
     )
     return budget.run(fit)
+
+
+def _sparsity(
+    compressed: CompressedModel, n_steps: int, origin: str, steps_per_epoch: int | None = None
+) -> SparsityTraining:
+    """What moves the masks; those that come from the same recipe, trained before, stay as they are."""
+    is_trained = origin == compressed.recipe.digest()
+    return compressed.training(0 if is_trained else n_steps, steps_per_epoch)
 
 
 def _length(batches: Any) -> int | None:

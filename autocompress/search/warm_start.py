@@ -75,9 +75,10 @@ def nearest(recipe: Recipe, finished: Iterable[Recipe], macs: Mapping[str, int])
 def distance(a: Recipe, b: Recipe, macs: Mapping[str, int]) -> float:
     """How much training has to repair to get from one recipe to the other.
 
-    Mean over layers, weighted by multiply-accumulates, of the differences in relative error (`rounding_error`,
-    `sparsity_error`) of weights and inputs. Zeros that come about in different ways have nothing in common, so their
-    errors add up.
+    Mean over layers, weighted by multiply-accumulates, of the relative errors (`rounding_error`, `sparsity_error`) of
+    weights and inputs in which the two differ. Errors of two grids, as those of 8 and of 4 bits, have nothing in common
+    and add up: a model trained at 8 bits is no nearer to 4 bits than the FP32 model. So do zeros that come about in
+    different ways, while of two sparsities only the difference counts.
 
     Args:
         a: A recipe.
@@ -125,10 +126,18 @@ def sparsity_error(sparsity: float) -> float:
 
 
 def _layer_distance(a: LayerRecipe, b: LayerRecipe, same_zeros: bool) -> float:
-    weights = abs(rounding_error(a.weight_bits) - rounding_error(b.weight_bits))
-    inputs = abs(rounding_error(a.activation_bits) - rounding_error(b.activation_bits))
+    weights = 0.0 if _weight_grid(a) == _weight_grid(b) else sum(rounding_error(r.weight_bits) for r in (a, b))
+    inputs = 0.0 if _input_grid(a) == _input_grid(b) else sum(rounding_error(r.activation_bits) for r in (a, b))
     zeros_a, zeros_b = sparsity_error(a.sparsity), sparsity_error(b.sparsity)
     return weights + inputs + (abs(zeros_a - zeros_b) if same_zeros else zeros_a + zeros_b)
+
+
+def _weight_grid(layer: LayerRecipe) -> tuple[int | str, ...]:
+    return layer.weight_bits, layer.weight_scheme, layer.weight_granularity, layer.group_size, layer.binarization
+
+
+def _input_grid(layer: LayerRecipe) -> tuple[int | str, ...]:
+    return layer.activation_bits, layer.activation_scheme, layer.activation_granularity
 
 
 def _is_gentler(parent: Recipe, recipe: Recipe) -> bool:

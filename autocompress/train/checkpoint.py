@@ -49,7 +49,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], numbers: Mapping
 def read_checkpoint(path: Path) -> Checkpoint | None:
     """What the file holds; None where it is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             dtypes = json.loads(str(archive["dtypes"]))
             tensors = {name: _as_tensor(archive[f"tensor.{name}"], dtype) for name, dtype in dtypes.items()}
             return Checkpoint(tensors, json.loads(str(archive["numbers"])))

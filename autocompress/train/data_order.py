@@ -72,7 +72,7 @@ def seed_generators(seed: int) -> None:
 
 def gpus_in_use() -> list[int]:
     """GPUs whose generators this process may have drawn from; to look at others would start CUDA for nothing."""
-    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
 
 
 @contextmanager

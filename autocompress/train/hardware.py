@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 import traceback
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -146,8 +145,9 @@ def _run_processes(n_devices: int, arguments: tuple[Path, int, int, bytes]) -> N
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_process, args=(rank, *arguments)) for rank in range(n_devices)]
     try:
-        for process in processes:
-            process.start()
+        with _quiet_torch():
+            for process in processes:
+                process.start()
         running = list(processes)
         while running and not any(process.exitcode for process in processes):
             wait([process.sentinel for process in running])
@@ -160,6 +160,19 @@ def _run_processes(n_devices: int, arguments: tuple[Path, int, int, bytes]) -> N
             if process.pid is not None:
                 process.kill()
                 process.join()
+
+
+@contextmanager
+def _quiet_torch() -> Iterator[None]:
+    """Processes that start in the block do not print torch's warnings in C++, as one for each search in vain of DDP."""
+    name = "TORCH_CPP_LOG_LEVEL"
+    was_set = name in os.environ
+    os.environ.setdefault(name, "ERROR")
+    try:
+        yield
+    finally:
+        if not was_set:
+            del os.environ[name]
 
 
 def _first_error(path: Path, exit_codes: list[int]) -> BaseException:
@@ -212,7 +225,6 @@ def _joined(hardware: Hardware, rank: int, folder: Path, n_threads: int) -> Iter
         torch.cuda.set_device(rank)
     torch.distributed.init_process_group(backend, init_method=store, rank=rank, world_size=n)
     # binarizers that are off, frozen masks and ends at 0 take no part in a step
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     fabric = hardware._fabric(n, DDPStrategy(find_unused_parameters=True))
     fabric.launch()
     torch.set_num_threads(n_threads)

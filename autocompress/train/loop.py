@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.npz"
 N_CHECKPOINTS = 10  # in a whole training, the one before its first step not counted
-STEPS_UNSEEN = 10  # between two looks at losses, where each look waits for a GPU
+STEPS_UNSEEN = {"cpu": 1, "cuda": 10}  # from one look at losses to the next; on a GPU each look waits for it
 EXPLOSION = 1000.0  # times the mean loss of the first steps; rising sparsity alone makes tens of times
 N_FIRST = 5  # steps whose mean loss is what later ones are compared with
 SMALLEST_FIRST = 1.0  # what that mean counts as at least: of a model that equals its teacher it is nearly 0
@@ -138,7 +138,11 @@ class Loop:
         restore = self._restore_generators if resumed else None
         stream = endless(self._batches, self._settings.seed, self._position, restore)
         while not self._is_over:
-            self._take_step(stream)
+            try:
+                self._take_step(stream)
+            except Exception:  # a model may well fail once its weights are NaN
+                self._check_weights()
+                raise
             saves = self._step % max(1, self._settings.n_steps // N_CHECKPOINTS) == 0
             if saves or self._is_time_to_look:
                 self._look()
@@ -149,8 +153,8 @@ class Loop:
 
     @property
     def _is_time_to_look(self) -> bool:
-        every = 1 if self._fabric.device.type == "cpu" else STEPS_UNSEEN
-        return self._step % every == 0 or self._step == self._settings.n_steps or self._is_score_due
+        is_last = self._step == self._settings.n_steps
+        return is_last or self._is_score_due or self._step % STEPS_UNSEEN[self._fabric.device.type] == 0
 
     def _take_step(self, stream: Iterator[tuple[Position, Any]]) -> None:
         self._module.train()

@@ -31,8 +31,8 @@ class Profile:
 
     Attributes:
         name: What was trained.
-        ms: Milliseconds a step of each of `PARTS`, without those of parts inside of it: medians over the steps, of
-            checkpoints the mean.
+        ms: Milliseconds a step of each of `PARTS`, without those of parts inside of it, medians over the steps; that
+            of a checkpoint is spread over the steps to the next one.
     """
 
     name: str
@@ -60,12 +60,17 @@ class StepClock:
         self._now: dict[str, float] = defaultdict(float)
         self._inside: list[float] = []
 
-    def profile(self, name: str) -> Profile:
-        """Of the steps so far, but for the first `N_FIRST` and the last, which is not complete."""
+    def profile(self, name: str, checkpoints_a_step: float) -> Profile:
+        """Of the steps so far, but for the first `N_FIRST`.
+
+        Args:
+            name: What was trained.
+            checkpoints_a_step: How often one is written, > 0; those so far give their price.
+        """
         steps = self.steps[N_FIRST:]
         ms = {part: 1e3 * median(step.get(part, 0.0) for step in steps) for part in PARTS}
-        ms[CHECKPOINT] = 1e3 * sum(step.get(CHECKPOINT, 0.0) for step in steps) / len(steps)
-        return Profile(name, ms)
+        written = [step[CHECKPOINT] for step in steps if CHECKPOINT in step]
+        return Profile(name, ms | {CHECKPOINT: 1e3 * checkpoints_a_step * median(written)})
 
     def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """`function`, its time added to `part`."""

@@ -19,7 +19,18 @@ from autocompress.search.context import channels_last_module
 from autocompress.space import uniform_recipe
 from autocompress.task import Batch, Task, TensorBatches
 from autocompress.tasks.fashion import fashion, flip_and_shift, load_split
-from autocompress.train import FinetuneSettings, Hardware, Objective, StepInfo, Teacher, Watch, channels_last, finetune
+from autocompress.train import (
+    FinetuneSettings,
+    Hardware,
+    Objective,
+    StepInfo,
+    Teacher,
+    Watch,
+    channels_last,
+    finetune,
+    layout_of,
+)
+from autocompress.train.loop import N_CHECKPOINTS
 from examples.benchmarks.networks import untrained_mobilenet
 from examples.benchmarks.step_clock import Profile, StepClock, TimedBatches
 
@@ -28,6 +39,7 @@ QUANTIZED, CACHED, TAUGHT = "INT8", "INT8 + distillation, teacher cached", "INT8
 INT8 = LayerRecipe(weight_bits=8, activation_bits=8)
 N_STEPS = 150  # of a training in a search, over which the cost of its checkpoints is spread
 N_BLOCK, N_FIRST = 10, 2  # steps of a block, and how many of them are left out
+N_PROFILED = 46  # steps of a training that is looked into; three of them are followed by a checkpoint
 RATE = 1e-5
 
 Block = Callable[[], list[float]]
@@ -75,14 +87,13 @@ def nets() -> list[Net]:
     return [Net("fashion net", task, batches), Net("MobileNetV2 style", mobile, batches)]
 
 
-def step_costs(net: Net, seconds: float, folder: Path, n_profiled: int = N_STEPS) -> StepCosts:
+def step_costs(net: Net, seconds: float, folder: Path) -> StepCosts:
     """Time all variants in turns, then look inside three of them.
 
     Args:
         net: What is trained.
         seconds: For the turns; there are three rounds at least.
         folder: For what the teacher said.
-        n_profiled: Steps of each training that is looked into.
     """
     variants = Variants(net, folder)
     rounds = list(_rounds(variants.blocks(), seconds))
@@ -92,7 +103,7 @@ def step_costs(net: Net, seconds: float, folder: Path, n_profiled: int = N_STEPS
         ms={name: 1e3 * median(times[name] for times in rounds) for name in ratios},
         ratios={name: _middle(values) for name, values in ratios.items()},
         n_rounds=len(rounds),
-        profiles=[variants.profile(name, n_profiled) for name in (FLOAT, QUANTIZED, CACHED)],
+        profiles=[variants.profile(name) for name in (FLOAT, QUANTIZED, CACHED)],
     )
 
 
@@ -136,8 +147,8 @@ class Variants:
         channels_last_module(self._float.module)
         self._teachers = {CACHED: Teacher(self._fp32, cache=folder / "teacher"), TAUGHT: Teacher(self._fp32)}
         net.batches.set_epoch(0)
-        for images, _ in net.batches:
-            self._teachers[CACHED].outputs((channels_last(images),), {})
+        for images, _ in itertools.islice(net.batches, max(N_BLOCK, N_PROFILED)):
+            self._teachers[CACHED].outputs((layout_of(images, self._compressed.module),), {})
         self._n_computed = self._teachers[CACHED].n_computed
 
     def blocks(self) -> dict[str, Block]:
@@ -145,12 +156,12 @@ class Variants:
         ours = {name: self._block(name) for name in (FLOAT, QUANTIZED, CACHED, TAUGHT)}
         return {PLAIN: bare_block(self._fp32_copy(), self._net)} | ours
 
-    def profile(self, name: str, n_steps: int) -> Profile:
-        """Where the time of a step of the variant `name` goes."""
+    def profile(self, name: str) -> Profile:
+        """Where the time of a step of the variant `name` goes, in a training of `N_STEPS`."""
         clock = StepClock()
         with clock.watching():
-            self._train(name, TimedBatches(self._net.batches, clock), Watch(), n_steps)
-        return clock.profile(name)
+            self._train(name, TimedBatches(self._net.batches, clock), Watch(lambda info: info.step == N_PROFILED))
+        return clock.profile(name, N_CHECKPOINTS / N_STEPS)
 
     def _fp32_copy(self) -> nn.Module:
         return copy.deepcopy(self._fp32)
@@ -168,16 +179,16 @@ class Variants:
 
         return block
 
-    def _train(self, name: str, batches: Iterable[Batch], watch: Watch, n_steps: int = N_STEPS) -> None:
+    def _train(self, name: str, batches: Iterable[Batch], watch: Watch) -> None:
         compressed = self._float if name == FLOAT else self._compressed
         distillation = Distillation() if name in self._teachers else Distillation(weight=0)
         finetune(
             compressed.module,
             batches,
             Objective(self._net.task.loss, teacher=self._teachers.get(name)),
-            FinetuneSettings(n_steps, RATE, RATE, distillation=distillation),
+            FinetuneSettings(N_STEPS, RATE, RATE, distillation=distillation),
             ranges=parameter_groups(compressed.module)[1],
-            compression=compressed.training(n_steps),
+            compression=compressed.training(N_STEPS),
             fabric=self._fabric,
             watch=watch,
         )

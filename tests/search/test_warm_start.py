@@ -76,13 +76,32 @@ def test_other_shapes_are_infinitely_far(a: dict[str, Any], b: dict[str, Any]) -
     assert distance(Recipe(**a), Recipe(**b), MACS) == math.inf
 
 
-def test_a_distance_is_the_mean_difference_of_errors_weighted_by_macs() -> None:
+def test_a_distance_is_the_mean_of_errors_that_differ_weighted_by_macs() -> None:
     a, b = Recipe(layers=layers(a=8, b=4, c=8)), Recipe(layers={**layers(a=2, c=2), **sparse(b=0.5)})
     root = math.sqrt(3)
-    bits_a = root * (2**-2 - 2**-8)
+    bits_a = root * (2**-2 + 2**-8)  # inputs have the same grid
     bits_b = root * (2**-4 + 2**-8) + 0.26707  # weights, inputs, zeros
     wanted = (100 * bits_a + 900 * bits_b + 1 * bits_a) / 1001
     assert distance(a, b, MACS) == pytest.approx(wanted, rel=1e-4)
+
+
+GRIDS = [
+    pytest.param({"weight_scheme": "asymmetric"}, 2 * 2**-4, id="scheme of weights"),
+    pytest.param({"weight_granularity": "per_tensor"}, 2 * 2**-4, id="granularity of weights"),
+    pytest.param({"activation_scheme": "symmetric"}, 2 * 2**-8, id="scheme of inputs"),
+    pytest.param({"activation_granularity": "per_channel"}, 2 * 2**-8, id="granularity of inputs"),
+    pytest.param({"activation_bits": 32}, 2**-8, id="float inputs"),
+    pytest.param({"activation_bits": 32, "group_size": 8}, 2 * 2**-4 + 2**-8, id="groups"),
+    pytest.param({}, 0, id="the same"),
+]
+
+
+@pytest.mark.parametrize(("changes", "wanted"), GRIDS)
+def test_errors_of_other_grids_add_up(changes: dict[str, Any], wanted: float) -> None:
+    a = LayerRecipe(weight_bits=4, activation_bits=8)
+    b = LayerRecipe(**{"weight_bits": 4, "activation_bits": 8, **changes})
+    found = distance(Recipe(layers={"a": a}), Recipe(layers={"a": b}), {"a": 7})
+    assert found == pytest.approx(math.sqrt(3) * wanted)
 
 
 def test_zeros_of_other_methods_add_up() -> None:
@@ -110,23 +129,22 @@ def test_the_sparsity_error_is_the_share_of_the_smallest_normal_values(sparsity:
 
 
 W8, W4, W2 = (Recipe(layers=layers(a=b, b=b)) for b in (8, 4, 2))
-A4_B8, A8_B4 = Recipe(layers=layers(a=4, b=8)), Recipe(layers=layers(a=8, b=4))
-P50 = Recipe(pruning={"a": 0.5})
-P50_W8 = Recipe(pruning={"a": 0.5}, layers=layers(a=8, b=8))
+A4_B2, A2_B4 = Recipe(layers=layers(a=4, b=2)), Recipe(layers=layers(a=2, b=4))
+P50, P50_W8, P50_W4, P50_W2 = (Recipe(pruning={"a": 0.5}, layers=layers(a=b, b=b) if b else {}) for b in (0, 8, 4, 2))
 GPTQ = Recipe(layers=layers(a=4, b=4), calibration=Calibration(rounding="gptq"))
 ROWS = Recipe(layers=sparse(a=0.5), sparsification=Sparsification(method="movement", structure="rows"))
 NEAREST = [
     pytest.param(W4, [], None, id="nothing is finished"),
     pytest.param(W4, [Recipe()], None, id="only FP32"),
-    pytest.param(W4, [Recipe(), W8], W8, id="fewer bits"),
-    pytest.param(W2, [W8, W4], W4, id="nearest bits"),
-    pytest.param(W2, [W4, W8], W4, id="nearest bits, other order"),
+    pytest.param(W4, [Recipe(), W8], None, id="other bits have nothing in common"),
+    pytest.param(W2, [Recipe(layers=layers(a=2, b=8)), W8, A4_B2], A4_B2, id="the same in most multiplications"),
+    pytest.param(W2, [A2_B4], None, id="the same in few multiplications"),
+    pytest.param(P50_W2, [P50_W4, P50_W8], P50_W8, id="the least error, of other bits"),
     pytest.param(W8, [W4], None, id="more bits"),
     pytest.param(W4, [W8, W4], W4, id="itself"),
-    pytest.param(W2, [A4_B8, A8_B4], A8_B4, id="layers of many multiplications count more"),
-    pytest.param(W4, [Recipe(layers=layers(a=2, b=8))], None, id="fewer bits in one layer"),
-    pytest.param(W4, [Recipe(layers={n: LayerRecipe(weight_bits=8, activation_bits=4) for n in "ab"})], None,
-                 id="fewer bits of inputs"),
+    pytest.param(W4, [Recipe(layers=layers(a=2, b=4))], None, id="fewer bits in one layer"),
+    pytest.param(P50_W4, [Recipe(pruning={"a": 0.5}, layers={"a": LayerRecipe(weight_bits=8, activation_bits=4)})],
+                 None, id="fewer bits of inputs"),
     pytest.param(P50_W8, [W8, P50], P50, id="filters are infinitely far"),
     pytest.param(P50_W8, [W8], None, id="other filters"),
     pytest.param(P50, [P50_W8], None, id="float from quantized"),
@@ -176,9 +194,11 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> EvaluationContext:
     return EvaluationContext(task, graph, tmp_path_factory.mktemp("candidates"), n_cores=1)
 
 
-def quantized(context: EvaluationContext, weight_bits: int, **whole: Any) -> Recipe:
-    names = [layer.name for layer in context.graph.compressible]
-    return Recipe(layers=layers(**dict.fromkeys(names, weight_bits)), **whole)
+def pruned(context: EvaluationContext, weight_bits: int) -> Recipe:
+    """Half of the filters gone; no layers are quantized with 32 bits."""
+    names = [layer.name for layer in context.graph.compressible] if weight_bits < 32 else []
+    pruning = {group.name: 0.5 for group in context.graph.prunable}
+    return Recipe(layers=layers(**dict.fromkeys(names, weight_bits)), pruning=pruning)
 
 
 def fresh(context: EvaluationContext, recipe: Recipe) -> CompressedModel:
@@ -205,15 +225,14 @@ def output(compressed: CompressedModel, context: EvaluationContext) -> Tensor:
 
 
 def test_a_longer_training_starts_from_the_shorter_one(context: EvaluationContext) -> None:
-    recipe = quantized(context, 8)
+    recipe = pruned(context, 8)
     trained, child = finish(context, recipe), fresh(context, recipe)
     assert warm_start(context, child, [Recipe(), recipe]) == recipe.digest()
     assert torch.equal(output(child, context), output(trained, context))
 
 
 def test_a_model_that_lost_filters_starts_from_one_that_lost_the_same(context: EvaluationContext) -> None:
-    pruning = {group.name: 0.5 for group in context.graph.prunable}
-    parent, recipe = Recipe(pruning=pruning), quantized(context, 8, pruning=pruning)
+    parent, recipe = pruned(context, 32), pruned(context, 8)
     trained, child = finish(context, parent), fresh(context, recipe)
     assert warm_start(context, child, [parent]) == parent.digest()
     assert torch.equal(child.module[4].running_mean, trained.module[4].running_mean)
@@ -230,12 +249,12 @@ def damage(path: Path, kind: str, context: EvaluationContext) -> None:
     elif kind == "another model":
         write_tensors({"weight": torch.zeros(3)}, path)
     else:
-        finish(context, quantized(context, 7), offset=float("nan"))
+        finish(context, pruned(context, 8), offset=float("nan"))
 
 
 @pytest.mark.parametrize("kind", ["missing", "truncated", "another model", "not finite"])
 def test_a_damaged_parent_is_passed_over(kind: str, context: EvaluationContext) -> None:
-    near, far, recipe = (quantized(context, bits) for bits in (7, 8, 6))
+    near, far, recipe = (pruned(context, bits) for bits in (8, 7, 6))
     for parent in (near, far):
         finish(context, parent)
     damage(context.folder / near.digest() / WEIGHTS, kind, context)
@@ -244,16 +263,16 @@ def test_a_damaged_parent_is_passed_over(kind: str, context: EvaluationContext) 
 
 
 def test_without_a_parent_the_model_is_as_it_was(context: EvaluationContext) -> None:
-    child = fresh(context, quantized(context, 2))
+    child = fresh(context, pruned(context, 2))
     before = child.state()
-    missing = quantized(context, 5)
+    missing = pruned(context, 5)
     assert warm_start(context, child, []) == ""
-    assert warm_start(context, child, [missing, quantized(context, 2)]) == ""
+    assert warm_start(context, child, [missing, pruned(context, 2)]) == ""
     assert all(torch.equal(before[name], tensor) for name, tensor in child.state().items())
 
 
 def test_a_start_that_fails_halfway_leaves_the_model_as_it_was(context: EvaluationContext) -> None:
-    parent, child = quantized(context, 8), fresh(context, quantized(context, 4))
+    parent, child = pruned(context, 8), fresh(context, pruned(context, 4))
     finish(context, parent)
     before = child.state()
     without_data = replace(context, task=tiny.no_train())

@@ -164,7 +164,7 @@ def test_chance_in_the_loss_is_the_same_for_both_models() -> None:
     harm = cliff(0.01, lambda w: 1e6 + 0 * w)
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
-        return harm(model, batch) + 1e4 * dropout(torch.ones(3), training=model.training).mean()
+        return harm(model, batch) + 6e5 * (dropout(torch.ones(3), training=model.training).mean() - 1)
 
     assert find_learning_rates(OneWeight(), BATCHES, loss_of) == find_learning_rates(OneWeight(), BATCHES, harm)
 
@@ -185,14 +185,14 @@ def test_small_weights_get_a_small_rate(small: tuple[Small, TensorBatches]) -> N
     assert rates[0] < rates[1] / 3
 
 
-def test_a_damaged_model_learns_again_at_the_rate_found_and_dies_at_a_usual_one(
+def test_a_damaged_model_learns_again_at_the_rate_found_and_dies_at_a_larger_one(
     small: tuple[Small, TensorBatches],
 ) -> None:
     model, batches = small
     variance = batches.targets.var().item()
     rate = find_learning_rates(model, batches, squared_error).reshaped
     assert error_after_damage(model, batches, rate) < 0.2 * variance
-    assert error_after_damage(model, batches, 5e-3) > 0.9 * variance
+    assert error_after_damage(model, batches, 2e-2) > 0.5 * variance
 
 
 def error_after_damage(model: Small, batches: TensorBatches, rate: float) -> float:

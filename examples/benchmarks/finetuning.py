@@ -1,0 +1,139 @@
+"""Fine-tuning: the price of a step, the accuracy it gives back, sameness to the last bit, and memory, in one run.
+
+python -m examples.benchmarks.finetuning           # about 10 minutes, writes reports/benchmarks/finetuning.md
+python -m examples.benchmarks.finetuning --smoke   # a slice of it in under a minute, writes nothing
+"""
+
+import argparse
+import datetime
+import os
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from autocompress.measure import describe_environment
+from examples.benchmarks import finetuning_tables as tables
+from examples.benchmarks.training_memory import FASHION, RESNET, Memory, memories
+from examples.benchmarks.training_quality import Recovery, Sameness, recoveries, sameness
+from examples.benchmarks.training_steps import StepCosts, nets, step_costs
+
+TARGET = Path(__file__).parents[2] / "reports" / "benchmarks" / "finetuning.md"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured.
+
+    Attributes:
+        n_nets: Whose steps are timed.
+        seconds: Of the turns of one net.
+        bits: Of weights, whose loss of accuracy is trained away; the first is the one of the target.
+        n_steps: Of those trainings.
+        n_seeds: Of those trainings.
+        n_test: Test images at most; None for all.
+        n_repeated_steps: Of the trainings that are to end in the same weights.
+        memory_of: Nets whose memory is measured.
+    """
+
+    n_nets: int = 2
+    seconds: float = 60.0
+    bits: tuple[int, ...] = (4, 2)
+    n_steps: int = 150
+    n_seeds: int = 3
+    n_test: int | None = None
+    n_repeated_steps: int = 20
+    memory_of: tuple[str, ...] = (FASHION, RESNET)
+
+
+SMOKE = Scale(n_nets=1, seconds=0.0, bits=(2,), n_steps=2, n_seeds=1, n_test=250, n_repeated_steps=2, memory_of=())
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that was measured."""
+
+    costs: list[StepCosts]
+    recoveries: list[Recovery]
+    sameness: Sameness
+    memories: list[Memory]
+
+
+def main() -> None:
+    """Run everything, print the tables, write them down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="one net, two training steps, no report")
+    parser.add_argument("--out", type=Path, default=TARGET, help="Markdown file to write")
+    arguments = parser.parse_args()
+    start = time.monotonic()
+    text = benchmark(smoke=arguments.smoke)
+    text += f"\nThe run took {time.monotonic() - start:.0f} seconds.\n"
+    print(text)
+    if not arguments.smoke:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(text)
+
+
+def benchmark(*, smoke: bool) -> str:
+    """Everything, as Markdown."""
+    warnings.simplefilter("ignore")
+    load_before = os.getloadavg()[0]
+    scale = SMOKE if smoke else Scale()
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(scale, Path(folder))
+    return report(results, scale, load_before)
+
+
+def measure(scale: Scale, folder: Path) -> Results:
+    """All numbers."""
+    costs = []
+    for index, net in enumerate(nets()[: scale.n_nets]):
+        _say(f"steps of the {net.name}")
+        costs.append(step_costs(net, scale.seconds, folder / f"net {index}"))
+    _say("the same weights again")
+    same = sameness(scale.n_repeated_steps, folder / "same")
+    _say("memory")
+    peaks = memories(scale.memory_of)
+    _say("accuracy regained")
+    regained = recoveries(scale.bits, scale.n_steps, range(scale.n_seeds), folder / "accuracy", scale.n_test)
+    return Results(costs, regained, same, peaks)
+
+
+def _say(what: str) -> None:
+    print(f"... {what}", file=sys.stderr, flush=True)
+
+
+def report(results: Results, scale: Scale, load_before: float) -> str:
+    """Tables and verdicts, as Markdown."""
+    first, *harder = results.recoveries
+    parts = [
+        "# Fine-tuning",
+        _environment(load_before),
+        *tables.steps(results.costs),
+        *tables.regained(results.recoveries, scale.n_steps),
+        *tables.same(results.sameness, scale.n_repeated_steps),
+        *tables.memory(results.memories),
+        *tables.targets(tables.verdicts(results.costs, [first, *harder], results.sameness, results.memories)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _environment(load_before: float) -> str:
+    """Where and how the numbers were made."""
+    environment = describe_environment(torch.get_num_threads())
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "lightning-fabric", "openvino"))
+    command = " ".join(["python -m examples.benchmarks.finetuning", *sys.argv[1:]])
+    return (
+        f"CPU {environment.cpu}, {environment.n_cores} cores, {torch.get_num_threads()} threads, load "
+        f"{load_before:.1f} at the start and {os.getloadavg()[0]:.1f} at the end; {packages}. "
+        f"{datetime.date.today()}, `{command}`."
+    )
+
+
+if __name__ == "__main__":
+    main()
