@@ -5,14 +5,22 @@ import os
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from examples.benchmarks.finetuning_tables import verdicts
+from examples.benchmarks.step_clock import StepClock
+from examples.benchmarks.training_memory import Memory
+from examples.benchmarks.training_quality import ALONE, DISTILLED, UNTRAINED, Recovery, Sameness
+from examples.benchmarks.training_steps import Turns, _rounds
+
 ROOT = Path(__file__).parents[1]
 REPORT = (ROOT / "reports" / "benchmarks" / "quantization.md").read_text()
 BINARY = ROOT / "reports" / "benchmarks" / "binary.md"
+FINETUNING = ROOT / "reports" / "benchmarks" / "finetuning.md"
 
 
 def fetch(name: str, index: Path, cache: Path) -> subprocess.CompletedProcess[str]:
@@ -87,3 +95,64 @@ def test_a_slice_of_the_binary_benchmark_runs_and_writes_nothing() -> None:
     assert done.returncode == 0, done.stderr
     assert "| 64 | 14x14 |" in done.stdout and "| 4 x i8 | 4 x u1 |" in done.stdout
     assert BINARY.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_slice_of_the_fine_tuning_benchmark_runs_and_writes_nothing() -> None:
+    before = FINETUNING.read_bytes() if FINETUNING.is_file() else None
+    command = [sys.executable, "-m", "examples.benchmarks.finetuning", "--smoke"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "## The price of a step" in done.stdout and "## Targets" in done.stdout
+    assert (FINETUNING.read_bytes() if FINETUNING.is_file() else None) == before
+
+
+def test_a_clock_counts_what_runs_inside_of_a_part_for_itself_only() -> None:
+    clock = StepClock()
+    inner = clock.timed("teacher: cache", lambda: time.sleep(0.02))
+    step = clock.starting(lambda: inner())
+    step()
+    (parts,) = clock.steps
+    assert parts["teacher: cache"] >= 0.02 > parts["loop: all else"] > 0
+
+
+def test_every_variant_runs_once_a_round_and_none_always_comes_first() -> None:
+    order: list[str] = []
+    blocks = {name: lambda name=name: order.append(name) or [1.0, 1.0] for name in ("a", "b", "c")}
+    rounds = list(_rounds(blocks, Turns(seconds=0, n_rounds=3)))
+    assert rounds == [{"a": 1.0, "b": 1.0, "c": 1.0}] * 3
+    assert order == ["a", "b", "c", "a", "c", "b", "c", "a", "b"]
+
+
+def recovery(untrained: list[float], trained: list[float]) -> Recovery:
+    accuracies = {UNTRAINED: untrained, ALONE: untrained, DISTILLED: trained}
+    return Recovery(4, fp32=0.9, accuracies=accuracies, learning_rates=[], n_samples=5000, deployed=0.9)
+
+
+def test_the_share_regained_is_of_the_mean_loss() -> None:
+    found = recovery([0.80, 0.90 - 1e-9], [0.88, 0.88])
+    assert found.mean_regained(DISTILLED) == pytest.approx(0.6)
+    assert found.mean_regained(ALONE) == 0
+
+
+@pytest.mark.parametrize(
+    ("repeated", "resumed", "other_seed", "met"),
+    [
+        pytest.param(0, 0, 7, [True, True], id="all as it should be"),
+        pytest.param(1, 0, 7, [False, True], id="the second training differs"),
+        pytest.param(0, 1, 7, [True, False], id="the resumed training differs"),
+        pytest.param(0, 0, 0, [False, False], id="nothing ever differs, so the comparison is blind"),
+    ],
+)
+def test_weights_count_as_the_same_only_if_others_differ(
+    repeated: int, resumed: int, other_seed: int, met: list[bool]
+) -> None:
+    sameness = Sameness(9, repeated, resumed, other_seed)
+    found = [v.met for v in verdicts([], [recovery([0.5], [0.9])], sameness, []) if v.target.endswith("same bits")]
+    assert found == met
+
+
+@pytest.mark.parametrize(("tuned", "met"), [(136, True), (142, False)], ids=["below 1.3x", "above 1.3x"])
+def test_memory_is_compared_without_the_teacher(tuned: int, met: bool) -> None:
+    sameness, memory = Sameness(9, 0, 0, 1), Memory("net", plain=100, tuned=tuned, teacher=10)
+    assert verdicts([], [recovery([0.5], [0.9])], sameness, [memory])[-1].met is met

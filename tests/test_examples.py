@@ -50,6 +50,15 @@ def test_a_task_of_ones_own_is_searched_from_the_command_line(tmp_path: Path) ->
     assert manifest.candidate.measurement and manifest.candidate.measurement.agreement > 0.99
 
 
+@pytest.mark.slow
+def test_a_training_script_of_ones_own_compresses_and_deploys() -> None:
+    printed = run("examples/own_loop.py", "--smoke")
+    found = re.search(r"FP32  accuracy (\S+)  (\d+) bytes\ndeployed    accuracy (\S+)  (\d+) bytes", printed)
+    assert found, printed
+    accuracy, size, small_accuracy, small_size = map(float, found.groups())
+    assert small_accuracy > accuracy - 0.1 and small_size < size / 4
+
+
 def test_the_digits_are_a_task() -> None:
     task = load_task(f"{ROOT / 'examples' / 'digits_task.py'}:digits")
     assert sum(len(y) for _, y in task.validation) == 400 and sum(len(y) for _, y in task.test) == 400

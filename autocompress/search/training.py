@@ -141,23 +141,26 @@ def is_reshaped(recipe: Recipe) -> bool:
     return bool(recipe.pruning or recipe.sparse or any(layer.rank_ratio < 1 for layer in recipe.layers.values()))
 
 
-def learning_rates(context: EvaluationContext, max_seconds: float = RANGE_TEST_SECONDS) -> LearningRates:
+def learning_rates(context: EvaluationContext, max_seconds: float = 0.0) -> LearningRates:
     """Rates that suit the task's model, found by a range test, once a study; written down for the next candidate.
 
     Args:
         context: The study's.
-        max_seconds: For the test; one that is cut short finds cautious rates.
+        max_seconds: For the test; one that is cut short finds cautious rates, and is made again when there is twice as
+            much time. By default what is written down counts, or a minute.
     """
-    path = context.cache / RATES
-    if path.is_file():
-        return LearningRates(**json.loads(path.read_text()))
-    task = context.task
+    path, task = context.cache / RATES, context.task
+    known = json.loads(path.read_text()) if path.is_file() else {"max_seconds": 0.0}
+    allowed = max_seconds or RANGE_TEST_SECONDS
+    if known["max_seconds"] >= (allowed / 2 if max_seconds else 1e-9):
+        return LearningRates(known["quantized"], known["reshaped"])
     if task.loss is None and task.training_step is None:
         return LearningRates()
     objective = Objective(task.loss, task.training_step)
-    rates = find_learning_rates(context.fp32, task.train, objective.of, max_seconds=max_seconds, seed=task.seed)
+    rates = find_learning_rates(context.fp32, task.train, objective.of, max_seconds=allowed, seed=task.seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(vars(rates)))
+    is_whole = rates != LearningRates()
+    write_atomically(path, json.dumps(vars(rates) | {"max_seconds": RANGE_TEST_SECONDS if is_whole else allowed}))
     return rates
 
 

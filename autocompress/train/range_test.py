@@ -18,14 +18,14 @@ from autocompress.train.settings import FinetuneSettings
 
 LossOf = Callable[[nn.Module, Batch], Tensor]
 
-LOWEST, HIGHEST = 1e-5, 1e-1  # rates of AdamW at the first and the last step of the test
+SWEEPS = ((3e-5, 4e-2), (2.5e-8, 3e-5))  # first and last rate of AdamW; the second for what bears no rate of the first
 FORGOTTEN = 0.25  # share of what a model knows that it may lose before a rate counts as too large
 ERASED = 1e-6  # factor on weights that leaves a model that knows nothing; 0 divides by 0 in normed weights
 
 # Measured on 20 nets (convolutions with and without batch norm, MLPs, transformers): half of the filters removed, INT8,
 # 120 steps of AdamW with a cosine
 USUAL_RESHAPED = 5e-3  # at 18 of them within 40 % of the least loss of any rate
-CAUTIOUS_RESHAPED = 1e-3  # learns slowly and kills none, not even one whose weights are 1/30 as large as usual
+CAUTIOUS_RESHAPED = 1e-3  # learns more slowly, and kills none, not even one whose weights are 1/30 of the usual
 SAFETY = 0.5  # factor on the largest rate that is borne
 SETTLING = 0.1  # rate to settle with in relation to that to learn again with
 
@@ -48,13 +48,14 @@ def find_learning_rates(
     batches: Iterable[Batch],
     loss_of: LossOf,
     *,
-    n_steps: int = 32,
+    n_steps: int = 25,
     max_seconds: float = 20.0,
     seed: int = 0,
 ) -> LearningRates:
     """Rates for compressed forms of `model`, from a range test on itself (Smith 2017, section 3.3).
 
-    A copy in training mode takes steps of AdamW at rates that rise geometrically from 1e-5 to 1e-1. A trained model is
+    A copy in training mode takes steps of AdamW at rates that rise geometrically from 3e-5 to 4e-2; if not even the
+    first two are borne, another copy does from 2.5e-8 to 3e-5. A trained model is
     in its minimum already, so that its loss cannot tell which rate learns fastest; it tells the largest one that is
     borne. The test ends where, on a batch and with the same chance, the loss is above that of the unchanged model by
     more than a quarter of what the model knows: the loss that it has once all its weights are next to 0, less its own.
@@ -69,7 +70,7 @@ def find_learning_rates(
         model: The trained FP32 module.
         batches: Training batches; the first ones are read, again from the start where they are used up.
         loss_of: ``loss_of(model, batch)``, a scalar tensor.
-        n_steps: Steps of the test at most, >= 2.
+        n_steps: Steps of a sweep, >= 2.
         max_seconds: No step begins later than this after the first one, which loads libraries, >= 0.
         seed: Of everything random.
 
@@ -84,8 +85,12 @@ def find_learning_rates(
         raise TrainingError(f"a range test needs n_steps of at least 2, but got {n_steps}")
     with preserved_generators(), torch.enable_grad():
         stream = (batch for _, batch in endless(batches, seed))
-        trial = _Trial(model, loss_of, seed)
-        borne, is_over = _largest_borne_rate(trial, stream, n_steps, max_seconds)
+        borne, is_over = 0.0, True
+        for lowest, highest in SWEEPS:
+            trial = _Trial(model, loss_of, seed)
+            borne, is_over = _largest_borne_rate(trial, stream, lowest, highest, n_steps, max_seconds)
+            if borne >= lowest:
+                break
     found = _rates(borne)
     return found if is_over or found.reshaped > CAUTIOUS_RESHAPED else LearningRates()
 
@@ -99,10 +104,15 @@ def _rates(borne: float) -> LearningRates:
     return LearningRates(quantized=SETTLING * reshaped, reshaped=reshaped)
 
 
-def _largest_borne_rate(trial: "_Trial", stream: Iterator[Any], n_steps: int, max_seconds: float) -> tuple[float, bool]:
-    """The last rate that did no harm, 0 if there is none, and whether the test came to its end in time."""
-    growth = (HIGHEST / LOWEST) ** (1 / (n_steps - 1))
-    rate, borne = LOWEST, 0.0
+def _largest_borne_rate(
+    trial: "_Trial", stream: Iterator[Any], lowest: float, highest: float, n_steps: int, max_seconds: float
+) -> tuple[float, bool]:
+    """The last rate that did no harm, below `lowest` if there is none, and whether the sweep came to its end in time.
+
+    A loss shows what the step before has done, so harm is put down to the rate of that one.
+    """
+    growth = (highest / lowest) ** (1 / (n_steps - 1))
+    rate, borne = lowest, 0.0
     knowledge = trial.knowledge(next(stream))
     if not 0 < knowledge < math.inf:
         return 0.0, True

@@ -21,7 +21,7 @@ from autocompress.measure import describe_environment
 from examples.benchmarks import finetuning_tables as tables
 from examples.benchmarks.training_memory import FASHION, RESNET, Memory, memories
 from examples.benchmarks.training_quality import Recovery, Sameness, recoveries, sameness
-from examples.benchmarks.training_steps import StepCosts, nets, step_costs
+from examples.benchmarks.training_steps import StepCosts, Turns, nets, step_costs
 
 TARGET = Path(__file__).parents[2] / "reports" / "benchmarks" / "finetuning.md"
 
@@ -32,7 +32,7 @@ class Scale:
 
     Attributes:
         n_nets: Whose steps are timed.
-        seconds: Of the turns of one net.
+        turns: How much of each training of these is timed.
         bits: Of weights, whose loss of accuracy is trained away; the first is the one of the target.
         n_steps: Of those trainings.
         n_seeds: Of those trainings.
@@ -42,8 +42,8 @@ class Scale:
     """
 
     n_nets: int = 2
-    seconds: float = 60.0
-    bits: tuple[int, ...] = (4, 2)
+    turns: Turns = Turns()
+    bits: tuple[int, ...] = (4, 3)
     n_steps: int = 150
     n_seeds: int = 3
     n_test: int | None = None
@@ -51,7 +51,16 @@ class Scale:
     memory_of: tuple[str, ...] = (FASHION, RESNET)
 
 
-SMOKE = Scale(n_nets=1, seconds=0.0, bits=(2,), n_steps=2, n_seeds=1, n_test=250, n_repeated_steps=2, memory_of=())
+SMOKE = Scale(
+    n_nets=1,
+    turns=Turns(seconds=0, n_rounds=2, n_block=4, n_profiled=16),
+    bits=(3,),
+    n_steps=2,
+    n_seeds=1,
+    n_test=250,
+    n_repeated_steps=2,
+    memory_of=(),
+)
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,7 @@ def measure(scale: Scale, folder: Path) -> Results:
     costs = []
     for index, net in enumerate(nets()[: scale.n_nets]):
         _say(f"steps of the {net.name}")
-        costs.append(step_costs(net, scale.seconds, folder / f"net {index}"))
+        costs.append(step_costs(net, scale.turns, folder / f"net {index}"))
     _say("the same weights again")
     same = sameness(scale.n_repeated_steps, folder / "same")
     _say("memory")
@@ -110,15 +119,14 @@ def _say(what: str) -> None:
 
 def report(results: Results, scale: Scale, load_before: float) -> str:
     """Tables and verdicts, as Markdown."""
-    first, *harder = results.recoveries
     parts = [
         "# Fine-tuning",
         _environment(load_before),
-        *tables.steps(results.costs),
+        *tables.steps(results.costs, scale.turns),
         *tables.regained(results.recoveries, scale.n_steps),
         *tables.same(results.sameness, scale.n_repeated_steps),
         *tables.memory(results.memories),
-        *tables.targets(tables.verdicts(results.costs, [first, *harder], results.sameness, results.memories)),
+        *tables.targets(tables.verdicts(results.costs, results.recoveries, results.sameness, results.memories)),
     ]
     return "\n\n".join(parts) + "\n"
 

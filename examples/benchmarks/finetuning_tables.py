@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from statistics import fmean
 
 from examples.benchmarks.step_clock import BACKWARD, FETCH, FORWARD, LOOP, OPTIMIZER, PARTS, Profile
+from examples.benchmarks.step_clock import N_FIRST as N_UNPROFILED
 from examples.benchmarks.training_memory import N_STEPS as N_MEMORY_STEPS
 from examples.benchmarks.training_memory import Memory
 from examples.benchmarks.training_quality import ACTIVATION_BITS, ALONE, DISTILLED, UNTRAINED, Recovery, Sameness
-from examples.benchmarks.training_steps import CACHED, N_BLOCK, N_FIRST, N_PROFILED, N_STEPS, PLAIN, StepCosts
+from examples.benchmarks.training_steps import CACHED, N_FIRST, N_STEPS, PLAIN, StepCosts, Turns
 from examples.benchmarks.verdicts import Verdict
 
 LARGEST_STEP_RATIO = 1.35
@@ -17,18 +18,18 @@ LARGEST_MEMORY_RATIO = 1.3
 MEGABYTE = 1e6
 
 
-def steps(costs: list[StepCosts]) -> list[str]:
+def steps(costs: list[StepCosts], turns: Turns) -> list[str]:
     """Price of a step, and where its time goes."""
     about = (
-        f"Trainings take turns in blocks of {N_BLOCK} steps, the first {N_FIRST} of which are left out; each round "
-        "begins with the next one and every second round goes backwards. A ratio is that of the medians of two blocks "
-        "of one round: median over the rounds, and the middle half of them. Batches of 64, channels last, fused AdamW, "
-        "the same batches with the same augmentation for all. Checkpoints are not in these numbers but in the next "
-        "table."
+        f"Trainings take turns in blocks of {turns.n_block} steps, the first {N_FIRST} of which are left out; each "
+        "round begins with the next one and every second round goes backwards. A ratio is that of the medians of two "
+        "blocks of one round: median over the rounds, and the middle half of them. Batches of 64, channels last, fused "
+        "AdamW, the same batches with the same augmentation for all. Checkpoints are not in these numbers but in the "
+        "next table."
     )
     head = "| | " + " | ".join(f"{c.net}, ms | over bare FP32, {c.n_rounds} rounds" for c in costs) + " |"
     rows = [f"| {name} | " + " | ".join(_cost(c, name) for c in costs) + " |" for name in costs[0].ms]
-    parts = ["## The price of a step", about, _table(head, rows), _inside_about()]
+    parts = ["## The price of a step", about, _table(head, rows), _inside_about(turns)]
     return [*parts, *(_inside(c) for c in costs)]
 
 
@@ -38,11 +39,12 @@ def _cost(costs: StepCosts, name: str) -> str:
     return f"{costs.ms[name]:.1f} | {ratio}"
 
 
-def _inside_about() -> str:
+def _inside_about(turns: Turns) -> str:
     return (
-        f"### Where a step's time goes\n\nMedians over {N_PROFILED - 3} steps of a training of {N_STEPS} steps, by "
-        "clocks around the parts of our loop; a part does not hold the time of parts inside of it. A checkpoint is "
-        "spread over the steps to the next one. The next batch is made by the task: gather, flip and shift."
+        f"### Where a step's time goes\n\nMedians over {turns.n_profiled - N_UNPROFILED} steps of a training of "
+        f"{N_STEPS} steps, by clocks around the parts of our loop; a part does not hold the time of parts inside of "
+        "it. A checkpoint is spread over the steps to the next one. The next batch is made by the task: gather, flip "
+        "and shift."
     )
 
 
@@ -124,9 +126,9 @@ def memory(memories: list[Memory]) -> list[str]:
     if not memories:
         return []
     about = (
-        "Peak of resident memory above what the process held before it made the model, in a process each, of "
-        f"{N_MEMORY_STEPS} steps: a bare FP32 loop, and INT8 with distillation, the FP32 model in memory as the "
-        "teacher, a checkpoint after every step. The ratio leaves the teacher's parameters out."
+        "Peak of resident memory above what the process held with the data and the FP32 model, in a process each, of "
+        f"{N_MEMORY_STEPS} steps: a bare FP32 loop on a copy of the model, and INT8 with distillation as in a search, "
+        "with another copy as the teacher and a checkpoint after every step. The ratio leaves the teacher out."
     )
     rows = [
         f"| {m.net} | {m.plain / MEGABYTE:.0f} | {m.tuned / MEGABYTE:.0f} | {m.teacher / MEGABYTE:.1f} "
@@ -195,13 +197,10 @@ def _accuracy(recovery: Recovery) -> list[Verdict]:
 
 def _same(sameness: Sameness) -> list[Verdict]:
     differs = sameness.other_seed > 0
+    cases = {"the same seed": sameness.repeated, "stopped and gone on with": sameness.resumed}
     return [
-        Verdict("the same seed, the same bits", "fashion net", f"{n} tensors differ", n == 0 and differs)
-        if what == "repeated"
-        else Verdict(
-            "stopped and gone on with, the same bits", "fashion net", f"{n} tensors differ", n == 0 and differs
-        )
-        for what, n in (("repeated", sameness.repeated), ("resumed", sameness.resumed))
+        Verdict(f"{what}, the same bits", "fashion net", f"{n} tensors differ", n == 0 and differs)
+        for what, n in cases.items()
     ]
 
 

@@ -1,5 +1,7 @@
 """Peak memory of a fine-tuning beside that of plain training, each in a process of its own."""
 
+import copy
+import ctypes
 import json
 import subprocess
 import sys
@@ -28,12 +30,12 @@ PLAIN, TUNED = "plain", "tuned"
 
 @dataclass(frozen=True)
 class Memory:
-    """Peaks of resident memory above what the process held before it made the model, in bytes.
+    """Peaks of resident memory above what the process held with the data and the FP32 model, in bytes.
 
     Attributes:
         net: What was trained.
-        plain: Of a bare FP32 loop.
-        tuned: Of INT8 with distillation and checkpoints; the FP32 model is there as the teacher.
+        plain: Of a bare FP32 loop on a copy of the model.
+        tuned: Of INT8 with distillation and checkpoints; another copy of the FP32 model is the teacher.
         teacher: Parameters and buffers of the teacher.
     """
 
@@ -109,15 +111,17 @@ def _measure(name: str, kind: str) -> int:
     prepare = {PLAIN: _prepare_plain, TUNED: _prepare_tuned}[kind]
     for warm_up in (_prepare_plain, _prepare_tuned):  # imports and allocators are not the training's
         warm_up(_small_task())()
+    task = _task(name)
     before = _status("VmRSS")
-    train = prepare(_task(name))
+    train = prepare(task)
+    ctypes.CDLL(None).malloc_trim(0)  # what calibration freed is not the training's
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is held now
     train()
     return _status("VmHWM") - before
 
 
 def _prepare_plain(task: Task) -> Callable[[], None]:
-    model = channels_last_module(task.model).train()
+    model = channels_last_module(copy.deepcopy(task.model)).train()
     loss = task.loss or cross_entropy
 
     def train() -> None:
@@ -132,7 +136,7 @@ def _prepare_plain(task: Task) -> Callable[[], None]:
 
 def _prepare_tuned(task: Task) -> Callable[[], None]:
     compressed = quantized(task, task.train)
-    teacher = Teacher(channels_last_module(task.model).eval())
+    teacher = Teacher(channels_last_module(copy.deepcopy(task.model)).eval())
     ranges = parameter_groups(compressed.module)[1]
 
     def train() -> None:

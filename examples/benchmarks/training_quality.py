@@ -1,6 +1,7 @@
 """What fine-tuning gives back of the accuracy that few bits cost, and whether it can be repeated to the last bit."""
 
 import dataclasses
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,9 @@ class Recovery:
         return (fmean(self.accuracies[name]) - low) / (self.fp32 - low)
 
 
-def recoveries(bits: list[int], n_steps: int, seeds: range, folder: Path, n_test: int | None = None) -> list[Recovery]:
+def recoveries(
+    bits: Iterable[int], n_steps: int, seeds: range, folder: Path, n_test: int | None = None
+) -> list[Recovery]:
     """Train the built-in net at each number of bits, with the settings of a search.
 
     Args:

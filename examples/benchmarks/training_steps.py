@@ -38,11 +38,27 @@ PLAIN, FLOAT = "FP32, bare loop", "FP32, our loop"
 QUANTIZED, CACHED, TAUGHT = "INT8", "INT8 + distillation, teacher cached", "INT8 + distillation, teacher run"
 INT8 = LayerRecipe(weight_bits=8, activation_bits=8)
 N_STEPS = 150  # of a training in a search, over which the cost of its checkpoints is spread
-N_BLOCK, N_FIRST = 10, 2  # steps of a block, and how many of them are left out
-N_PROFILED = 46  # steps of a training that is looked into; three of them are followed by a checkpoint
+N_FIRST = 2  # steps of a block that are left out
 RATE = 1e-5
 
 Block = Callable[[], list[float]]
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How much of each training is measured.
+
+    Attributes:
+        seconds: For the turns of one net.
+        n_rounds: At least, >= 2.
+        n_block: Steps of a block, above `N_FIRST`.
+        n_profiled: Steps of a training that is looked into, enough for a checkpoint of `N_CHECKPOINTS` in `N_STEPS`.
+    """
+
+    seconds: float = 60.0
+    n_rounds: int = 5
+    n_block: int = 10
+    n_profiled: int = 46
 
 
 @dataclass(frozen=True)
@@ -87,16 +103,16 @@ def nets() -> list[Net]:
     return [Net("fashion net", task, batches), Net("MobileNetV2 style", mobile, batches)]
 
 
-def step_costs(net: Net, seconds: float, folder: Path) -> StepCosts:
+def step_costs(net: Net, turns: Turns, folder: Path) -> StepCosts:
     """Time all variants in turns, then look inside three of them.
 
     Args:
         net: What is trained.
-        seconds: For the turns; there are three rounds at least.
+        turns: How much.
         folder: For what the teacher said.
     """
-    variants = Variants(net, folder)
-    rounds = list(_rounds(variants.blocks(), seconds))
+    variants = Variants(net, turns, folder)
+    rounds = list(_rounds(variants.blocks(), turns))
     ratios = {name: [times[name] / times[PLAIN] for times in rounds] for name in rounds[0]}
     return StepCosts(
         net=net.name,
@@ -113,14 +129,14 @@ def _middle(values: list[float]) -> tuple[float, float, float]:
     return middle, low, high
 
 
-def _rounds(blocks: dict[str, Block], seconds: float) -> Iterator[dict[str, float]]:
+def _rounds(blocks: dict[str, Block], turns: Turns) -> Iterator[dict[str, float]]:
     """Median seconds of a step by variant, a dict a round; each round begins with the next variant.
 
     Every second round goes backwards, so that no variant always follows the same one.
     """
-    names, end = list(blocks), time.monotonic() + seconds
+    names, end = list(blocks), time.monotonic() + turns.seconds
     for index in itertools.count():
-        if index >= 3 and time.monotonic() > end:
+        if index >= turns.n_rounds and time.monotonic() > end:
             return
         first = index % len(names)
         order = [*names[first:], *names[:first]][:: -1 if index % 2 else 1]
@@ -133,34 +149,37 @@ class Variants:
 
     Args:
         net: What is trained.
+        turns: How much.
         folder: For what the teacher said.
 
     Raises:
         RuntimeError: A batch that was to come from the cache was computed.
     """
 
-    def __init__(self, net: Net, folder: Path) -> None:
-        self._net, self._fabric = net, Hardware().fabric()
+    def __init__(self, net: Net, turns: Turns, folder: Path) -> None:
+        self._net, self._turns, self._fabric = net, turns, Hardware().fabric()
         self._fp32 = channels_last_module(copy.deepcopy(net.task.model)).eval()
         self._compressed = quantized(net.task, net.batches)
         self._float = compress(net.task.model, _graph(net.task), Recipe(), net.task.example_input)
         channels_last_module(self._float.module)
         self._teachers = {CACHED: Teacher(self._fp32, cache=folder / "teacher"), TAUGHT: Teacher(self._fp32)}
         net.batches.set_epoch(0)
-        for images, _ in itertools.islice(net.batches, max(N_BLOCK, N_PROFILED)):
+        for images, _ in itertools.islice(net.batches, max(turns.n_block, turns.n_profiled)):
             self._teachers[CACHED].outputs((layout_of(images, self._compressed.module),), {})
         self._n_computed = self._teachers[CACHED].n_computed
 
     def blocks(self) -> dict[str, Block]:
         """A block of steps of each variant, by name; called, it gives the seconds of each step."""
         ours = {name: self._block(name) for name in (FLOAT, QUANTIZED, CACHED, TAUGHT)}
-        return {PLAIN: bare_block(self._fp32_copy(), self._net)} | ours
+        return {PLAIN: bare_block(self._fp32_copy(), self._net, self._turns.n_block)} | ours
 
     def profile(self, name: str) -> Profile:
         """Where the time of a step of the variant `name` goes, in a training of `N_STEPS`."""
         clock = StepClock()
         with clock.watching():
-            self._train(name, TimedBatches(self._net.batches, clock), Watch(lambda info: info.step == N_PROFILED))
+            self._train(
+                name, TimedBatches(self._net.batches, clock), Watch(lambda info: info.step == self._turns.n_profiled)
+            )
         return clock.profile(name, N_CHECKPOINTS / N_STEPS)
 
     def _fp32_copy(self) -> nn.Module:
@@ -172,7 +191,7 @@ class Variants:
 
             def note(step: StepInfo) -> bool:
                 ends.append(time.perf_counter())
-                return step.step == N_BLOCK
+                return step.step == self._turns.n_block
 
             self._train(name, self._net.batches, Watch(on_step=note))
             return _differences(ends)
@@ -196,7 +215,7 @@ class Variants:
             raise RuntimeError(f"{name} on {self._net.name}: a batch was not found in the teacher's cache")
 
 
-def bare_block(model: nn.Module, net: Net) -> Block:
+def bare_block(model: nn.Module, net: Net, n_steps: int) -> Block:
     """Steps as one would write them: forward, loss, backward, fused AdamW, channels last."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, fused=True)
     loss = net.task.loss
@@ -207,7 +226,7 @@ def bare_block(model: nn.Module, net: Net) -> Block:
         model.train()
         net.batches.set_epoch(0)
         ends = []
-        for images, labels in itertools.islice(net.batches, N_BLOCK):
+        for images, labels in itertools.islice(net.batches, n_steps):
             loss(model(channels_last(images)), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()

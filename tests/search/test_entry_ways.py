@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from autocompress import Score, Task
+from autocompress import Task
 from autocompress.compress import importance_scores
 from autocompress.errors import AutocompressError, TaskError, TrainingError
 from autocompress.measure import LatencySettings
@@ -20,7 +20,8 @@ from autocompress.recipe import Recipe
 from autocompress.search.chosen import Manifest
 from autocompress.search.context import EvaluationContext, Rung
 from autocompress.search.evaluate import export_candidate, measure_candidate
-from autocompress.search.training import Trained, learning_rates, seconds_a_step, train_candidate
+from autocompress.search.training import Trained, seconds_a_step, train_candidate
+from autocompress.search.training_data import filter_scores
 from autocompress.train import TrainingBudget
 from tests import tiny
 from tests.detector import detector
@@ -181,8 +182,6 @@ def test_batches_of_any_form_are_calibrated_pruned_and_trained(changes: dict[str
 
 
 def test_importance_by_a_training_step_is_that_by_its_loss(tmp_path: Path) -> None:
-    from autocompress.search.training_data import filter_scores
-
     task = replace(tiny.tiny(), loss=None, training_step=step_of_rows, train=rows(128, 1))
     context = context_of(task, tmp_path)
     groups = [group.name for group in context.graph.prunable]
@@ -200,7 +199,7 @@ def test_importance_by_loss_needs_more_than_a_loop_of_ones_own(tmp_path: Path) -
     recipe = Recipe(pruning=pruning, importance="taylor")
     with pytest.raises(TrainingError, match="importance taylor needs the task's loss or training_step"):
         whole(context, recipe, 4)
-    whole(context_of(with_fit(PlainLoop()), tmp_path / "by activation"), Recipe(pruning=pruning, importance="activation"), 4)  # fmt: skip  # noqa: E501
+    whole(context, Recipe(pruning=pruning, importance="activation"), 4)
     whole(context_of(replace(with_fit(PlainLoop()), loss=cross_entropy), tmp_path / "with a loss"), recipe, 4)
 
 
@@ -264,7 +263,6 @@ def test_a_task_without_any_way_to_train_is_refused() -> None:
 @pytest.mark.parametrize("way", ["training_step", "fit", "failing"])
 @pytest.mark.slow
 def test_whole_searches_by_each_way(way: str, tmp_path: Path) -> None:
-    """The second needs only the first candidate to fail, the search goes on all the same."""
     tasks = {"training_step": detector, "fit": lambda: with_fit(PlainLoop()), "failing": lambda: with_fit(never_steps)}
     record = study_of(tasks[way](), tmp_path, max_drop=1.0).optimize("3trials")
     failures = [c.failure for c in record.candidates]
@@ -275,77 +273,3 @@ def test_whole_searches_by_each_way(way: str, tmp_path: Path) -> None:
         assert failures == [None] * 4
         assert all(c.training is not None and c.training.course for c in record.candidates[1:])
     assert Manifest.read(tmp_path / "chosen").chosen.test
-
-
-def bert() -> nn.Module:
-    from transformers import BertConfig, BertForSequenceClassification
-
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
-        max_position_embeddings=16, num_labels=3, attn_implementation="eager",
-    )  # fmt: skip
-    return BertForSequenceClassification(config).eval()
-
-
-def sentences(n: int, seed: int) -> list[tuple[dict[str, Tensor], Tensor]]:
-    """Two batches of sentences whose class is the word that occurs most, of three."""
-    generator = torch.Generator().manual_seed(seed)
-    words, classes = torch.randint(3, 40, (n, 12), generator=generator), torch.arange(n) % 3
-    words[torch.rand(n, 12, generator=generator) < 0.4] = -1
-    words = torch.where(words < 0, classes[:, None], words)
-    inputs = {"input_ids": words, "attention_mask": torch.ones_like(words)}
-    split = [dict(zip(inputs, parts, strict=True)) for parts in zip(*(t.split(n // 2) for t in inputs.values()), strict=True)]  # fmt: skip  # noqa: E501
-    return list(zip(split, classes.split(n // 2), strict=True))
-
-
-def loss_of_logits(outputs: Any, targets: Tensor) -> Tensor:
-    return cross_entropy(outputs.logits, targets)
-
-
-def step_with_labels(model: nn.Module, batch: Any) -> Tensor:
-    inputs, labels = batch
-    return model(**inputs, labels=labels).loss
-
-
-def accuracy_of_logits(outputs: Any, targets: Tensor) -> float:
-    return float((outputs["logits"].argmax(dim=1) == targets).double().mean())
-
-
-@pytest.fixture(scope="module")
-def trained_bert() -> nn.Module:
-    model = bert().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    with torch.random.fork_rng(devices=[]):
-        for _ in range(30):
-            for batch in sentences(96, 1):
-                optimizer.zero_grad()
-                step_with_labels(model, batch).backward()
-                optimizer.step()
-    return model.eval()
-
-
-@pytest.mark.parametrize(
-    "way",
-    [
-        pytest.param({"loss": loss_of_logits}, id="loss of logits"),
-        pytest.param({"training_step": step_with_labels}, id="step with labels"),
-    ],
-)
-def test_a_model_of_transformers_trains(way: dict[str, Any], trained_bert: nn.Module, tmp_path: Path) -> None:
-    task = Task(
-        model=trained_bert,
-        example_input=sentences(2, 0)[0][0],
-        train=sentences(96, 1),
-        validation=sentences(96, 2),
-        test=sentences(96, 3),
-        score=Score(accuracy_of_logits, name="accuracy"),
-        name="bert",
-        **way,
-    )
-    context = context_of(task, tmp_path)
-    rates = learning_rates(context)
-    assert 0 < rates.quantized <= rates.reshaped
-    trained, measured = whole(context, uniform(context, {"weight_bits": 4, "activation_bits": 8}), 10)
-    assert measured.accuracy > 0.5 and measured.agreement > 0.9
-    assert trained.summary is not None and len(trained.summary.course) == 10
