@@ -123,7 +123,7 @@ def fake_quantize_learned(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Te
     Returns:
         Tensor of the shape of `x`.
     """
-    if low.dim() == 0:
+    if low.dim() == 0 and not low.is_cuda:  # reads its ends as numbers, for which a GPU would have to be waited
         return _apply(_FakeQuantizeAsymmetric, x, low, high, bits)
     return fake_quantize_asymmetric(x, *tune_range(low, high, bits), bits)
 

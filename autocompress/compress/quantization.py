@@ -184,6 +184,8 @@ class InputQuantizer(LearnedRange):
             return self._export(x)
         if not self.enabled or not self.calibrated:
             return x
+        if x.dtype in (torch.float16, torch.bfloat16):  # of mixed precision, too coarse for a grid of 8 bits
+            x = x.float()
         low, high = (_with_axes(end, x) for end in self.learned_range())
         return fake_quantize_learned(x, low, high, self.bits)
 

@@ -91,6 +91,7 @@ def train_candidate(
     arguments = (context, recipe, folder, rung, seed, parents)
     own_loop = context.task.fit is not None  # which knows of one process only
     if context.hardware.n_devices > 1 and rung.n_steps and not recipe.is_identity and not own_loop:
+        learning_rates(context)  # found once, not in each process
         return launch(context.hardware, _train_candidate, *arguments)
     return _train_candidate(None, *arguments)
 

@@ -290,3 +290,11 @@ def test_lsq_counts_the_values_of_one_inference() -> None:
     assert layer.input_quantizer.gradient_scale == lsq_gradient_scale(16 * 8 * 8, 5)
     assert layer.parametrizations.weight[0].gradient_scale == lsq_gradient_scale(16 * 3 * 3, 4)
     assert compress(model, inspect_model(model, x), recipe, x).module.first[0].input_quantizer.gradient_scale == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_inputs_of_mixed_precision_meet_a_grid_in_32_bits(dtype: torch.dtype) -> None:
+    quantizer = InputQuantizer(8)
+    quantizer.set_range(-1.0, 3.0)
+    x = random(64, 7).to(dtype)
+    assert torch.equal(quantizer(x), quantizer(x.float()))

@@ -145,6 +145,14 @@ def test_the_interim_score_reads_the_first_samples_and_changes_nothing() -> None
     assert model.training and all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_a_worse_score_is_a_drop_whatever_the_direction(higher_is_better: bool) -> None:
+    score = Score(lambda outputs, targets: 0.5, higher_is_better)
+    context = EvaluationContext(replace(tiny.tiny(), score=score), None, Path("nowhere"), n_cores=1)  # type: ignore[arg-type]
+    worse = 0.3 if higher_is_better else 0.7
+    assert InterimScore(context).drop(worse) == pytest.approx(0.2)
+
+
 def test_a_score_that_fails_or_is_no_number_is_nan() -> None:
     for task in (tiny.nan_score(), replace(tiny.tiny(), score=Score(lambda o, t: 1 / 0))):
         context = EvaluationContext(task, None, Path("nowhere"), n_cores=1)  # type: ignore[arg-type]

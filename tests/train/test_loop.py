@@ -328,6 +328,12 @@ def test_one_divergence_is_got_over(instead: Any, call: int) -> None:
     assert all(torch.isfinite(value).all() for value in state.values() if value.is_floating_point())
 
 
+def test_a_training_that_goes_on_still_knows_its_first_losses(tmp_path: Path) -> None:
+    stopped("plain", tmp_path, 11)
+    _, outcome = train("plain", loss=At([2], lambda loss, _: loss * 1e6), folder=tmp_path)
+    assert outcome.n_rollbacks == 1
+
+
 def test_a_divergence_in_an_accumulated_batch_is_seen() -> None:
     _, outcome = train("plain", replace(SETTINGS, accumulate=2), At([8], to_nan))
     assert outcome.n_rollbacks == 1

@@ -226,11 +226,12 @@ def test_a_told_loss_is_logged_with_its_parts(tmp_path: Path) -> None:
 
 def test_a_log_of_a_loop_that_was_cut_off_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "training.csv"
-    for n in (5, 2):
-        with budget_of(model_of(INT8), log=path) as budget:
-            for _ in range(n):
-                budget.scheduler.step(1.0)
-    assert [row["step"] for row in rows_of(path)] == ["1", "2"]
+    with budget_of(model_of(INT8), log=path) as budget:
+        for _ in range(5):
+            budget.scheduler.step(1.0)
+    with budget_of(model_of(INT8), log=path, steps_per_epoch=4) as budget:
+        budget.scheduler.epoch_step(2.0)
+    assert [(row["step"], row["loss"]) for row in rows_of(path)] == [("4", "2.0")]
 
 
 def test_steps_without_a_loss_are_not_logged_but_watched(tmp_path: Path) -> None:
