@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autocompress.errors import AutocompressError
-    from autocompress.own_loop import own_loop
+    from autocompress.own_training import own_loop
     from autocompress.pareto import Candidate, Choice, ParetoFront, Wishes
     from autocompress.ptq import quantize
     from autocompress.recipe import Calibration, Distillation, LayerRecipe, Recipe, Sparsification
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 _HOMES = {  # public names are loaded when they are first used, so that reading a report needs no torch
     "errors": ["AutocompressError"],
-    "own_loop": ["own_loop"],
+    "own_training": ["own_loop"],
     "pareto": ["Candidate", "Choice", "ParetoFront", "Wishes"],
     "ptq": ["quantize"],
     "recipe": ["Calibration", "Distillation", "LayerRecipe", "Recipe", "Sparsification"],

@@ -12,12 +12,11 @@ import torch
 from digits_task import digits
 from torch.nn.functional import cross_entropy
 
-from autocompress import LayerRecipe, Recipe, adapt_batch_norm
+from autocompress import LayerRecipe, Recipe, adapt_batch_norm, own_loop
 from autocompress.compress import calibrate, compress
 from autocompress.deploy import load_openvino, save_openvino, size_bytes, to_openvino
 from autocompress.graph import inspect_model
 from autocompress.measure import LatencySettings, default_weight_bits, paired_latency, predict_deployed, predict_torch
-from autocompress.own_loop import own_loop
 
 
 def main() -> None:

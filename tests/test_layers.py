@@ -27,7 +27,7 @@ LEVELS = {
     "search": 40,
     "report": 40,
     "ptq": 45,  # compresses without a search
-    "own_loop": 45,
+    "own_training": 45,
     "study": 50,  # holds a search and its report
     "tasks": 50,
     "terminal": 55,

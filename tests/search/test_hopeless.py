@@ -193,7 +193,7 @@ def test_what_is_given_up_is_measured_all_the_same(fit: Fit | None, tmp_path: Pa
 def with_rate(context: EvaluationContext, rate: float) -> EvaluationContext:
     """The context with learning rates that need not be found."""
     context.cache.mkdir(parents=True, exist_ok=True)
-    (context.cache / RATES).write_text(json.dumps({"quantized": rate, "reshaped": rate}))
+    (context.cache / RATES).write_text(json.dumps({"quantized": rate, "reshaped": rate, "max_seconds": 60.0}))
     return context
 
 

@@ -8,13 +8,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import autocompress
-from autocompress import LayerRecipe, Recipe
+from autocompress import LayerRecipe, Recipe, own_loop
 from autocompress.compress import CompressedModel, calibrate, compress
 from autocompress.deploy import to_openvino
 from autocompress.errors import TrainingError
 from autocompress.graph import inspect_model
 from autocompress.measure import compile_model
-from autocompress.own_loop import own_loop
 from autocompress.recipe import Distillation
 from tests import tiny
 
@@ -114,7 +113,6 @@ def test_a_script_of_ones_own_leaves_global_chance_to_the_script() -> None:
     assert torch.equal(drawn, torch.rand(1))
 
 
-@pytest.mark.xfail(reason="the module autocompress.own_loop hides the function of the same name", strict=True)
 def test_own_loop_is_a_public_function() -> None:
     from autocompress import own_loop as public
 
