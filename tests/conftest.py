@@ -8,9 +8,8 @@ hypothesis.settings.register_profile("patient", deadline=None)  # a loaded machi
 hypothesis.settings.load_profile("patient")
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
-    """One thread, since the networks of the tests are too small for more."""
+def pytest_configure() -> None:
+    """One thread, since the networks of the tests are too small for more; before any test file is imported."""
     torch.set_num_threads(1)
 
 

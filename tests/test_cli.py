@@ -277,7 +277,7 @@ def test_compress_and_measure_repeat_a_candidate(command: Command, study: Path, 
     assert [cells[0] for cells in rows[1:]] == ["0", "3", "7", "total"]
     assert all("8 / 8" in " ".join(cells) for cells in rows[1:4])
     names = {path.name for path in (tmp_path / "again").iterdir()}
-    assert names == {"model.xml", "model.bin", "model.onnx", "weights.safetensors", "recipe.yaml"}
+    assert names == {"model.xml", "model.bin", "model.onnx", "weights.safetensors", "recipe.yaml", "training.csv"}
     same = (study / "candidates" / digest / "weights.safetensors").read_bytes()
     assert (tmp_path / "again" / "weights.safetensors").read_bytes() == same
     measured = command(

@@ -167,16 +167,18 @@ class _FakeQuantizeSymmetric(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-        index = x * scale.reciprocal()
-        y = index.clamp(low, high).round_().mul_(scale)
-        ctx.save_for_backward(x, scale, y, (index >= low) & (index <= high))
+        y = (x * scale.reciprocal()).clamp_(low, high).round_().mul_(scale)
+        ctx.save_for_backward(x, scale, y)  # what is inside is found again, since it would take a quarter of x
+        ctx.limits = (low, high)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (g,) = gradients
-        x, scale, y, is_inside = ctx.saved_tensors
-        inside = g * is_inside
+        x, scale, y = ctx.saved_tensors
+        low, high = ctx.limits
+        index = x * scale.reciprocal()
+        inside = g * ((index >= low) & (index <= high))
         of_scale = torch.addcmul(g * y, inside, x, value=-1)
         return inside, _sum_to(of_scale, scale) / scale, None, None
 
@@ -200,11 +202,13 @@ class _FakeQuantizeAsymmetric(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         (g,) = gradients
         x, y = ctx.saved_tensors
         low, high = ctx.ends
         inside = torch.ops.aten.hardtanh_backward(g, x, low, high)  # g where low < x < high, else 0
+        if not any(ctx.needs_input_grad[1:3]):
+            return inside, None, None, None
         of_high = _dot(g, y) - _dot(inside, x)
         if low == 0:  # as after a ReLU: nothing moves the lower end
             of_low, of_high = torch.zeros_like(of_high), of_high / high

@@ -23,7 +23,7 @@ from autocompress.search.identity import Configuration
 from autocompress.search.interruption import Interruption
 from autocompress.search.ledger import Ledger
 from autocompress.search.progress import OnProgress, Progress
-from autocompress.search.storage import open_journal
+from autocompress.search.storage import ask_again, open_journal
 from autocompress.search.training import RANGE_TEST_SECONDS, Trained, learning_rates, seconds_a_step, train_candidate
 from autocompress.search.worker import OutOfTimeError, Worker, WorkFailedError
 from autocompress.space import BoundSpace, anchors
@@ -178,7 +178,7 @@ class Controller:
                 try:
                     candidate = self._evaluate(worker, recipe, labels.get(recipe.digest(), ""), rung)
                 except OutOfTimeError:
-                    study.tell(trial.number, state=TrialState.FAIL)
+                    ask_again(study, trial.number, trial.params, trial.user_attrs)
                     return
                 self._keep(candidate)
             self._tell(study, trial, candidate)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
@@ -18,6 +19,8 @@ SAMPLERS: dict[str, Callable[[int], optuna.samplers.BaseSampler]] = {
     "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=N_STARTUP_TRIALS),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
 }
+
+AGAIN = "asked again"  # attribute of a trial that takes the place of one that was cut off
 
 
 def repair_journal(path: Path) -> bool:
@@ -39,7 +42,7 @@ def repair_journal(path: Path) -> bool:
 
 
 def open_journal(path: Path, *, objectives: tuple[str, ...], sampler: str, seed: int) -> optuna.Study:
-    """The Optuna study in the journal at `path`, made if there is none; trials that a kill left running have failed.
+    """The Optuna study in the journal at `path`, made if there is none; trials that a kill left running come again.
 
     The sampler's seed depends on how many trials there are, since a resumed sampler would otherwise repeat itself.
 
@@ -64,6 +67,20 @@ def open_journal(path: Path, *, objectives: tuple[str, ...], sampler: str, seed:
             f"{path} is damaged: {type(error).__name__}: {error}; remove it to go on with the candidates found so far"
         ) from None
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
+        ask_again(study, trial.number, trial.params, trial.user_attrs)
     study.sampler = SAMPLERS[sampler](seed + 1_000_003 * len(study.get_trials(deepcopy=False)))
     return study
+
+
+def ask_again(study: optuna.Study, number: int, params: dict[str, Any], user_attrs: dict[str, Any]) -> None:
+    """End a trial that was cut off, and let its recipe be asked for again; once, since it may be what kills us.
+
+    Args:
+        study: Its study.
+        number: Of the trial.
+        params: Its parameters; none where it was cut off before it had any.
+        user_attrs: Its attributes.
+    """
+    study.tell(number, state=TrialState.FAIL)
+    if params and AGAIN not in user_attrs:
+        study.enqueue_trial(params, user_attrs={AGAIN: True})

@@ -14,8 +14,12 @@ def layout_of(inputs: Any, model: nn.Module) -> Any:
 
 
 def is_channels_last(model: nn.Module) -> bool:
-    """Whether weights of 2-d convolutions are stored channels last, so that its inputs had better be, too."""
-    return any(p.dim() == 4 and not p.is_contiguous() for p in model.parameters())
+    """Whether weights of 2-d convolutions are stored channels last, so that its inputs had better be, too.
+
+    Those of 1x1 kernels or of one input channel are stored in both ways at once, so they alone say nothing against it.
+    """
+    weights = [p for p in model.parameters() if p.dim() == 4]
+    return bool(weights) and all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
 
 
 def channels_last(inputs: Any) -> Any:
