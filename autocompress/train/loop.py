@@ -108,6 +108,7 @@ class Loop:
             with preserved_generators(), self._loss.watching():
                 self._run()
         finally:
+            self._rates.let_ranges_learn(True)
             self._log.close()
         self._fabric.barrier()
         if self._fabric.is_global_zero:

@@ -84,7 +84,14 @@ class Rates:
             factor = self.scale * rate_factor(step, self._settings)
             for group, peak in self._groups:
                 group["lr"] = peak * factor
-        if step >= self._settings.freeze_ranges_at * self._settings.n_steps:
-            for group, _ in self._groups:
-                group["lr"] *= group["name"] != "ranges"
+        self.let_ranges_learn(step < self._settings.freeze_ranges_at * self._settings.n_steps)
         return float(self._groups[0][0]["lr"])
+
+    def let_ranges_learn(self, learn: bool) -> None:
+        """Let ranges of quantizers learn, or stay as they are, without the price of their gradients."""
+        others = any(group["name"] != "ranges" for group, _ in self._groups)  # a loss needs something to depend on
+        for group, _ in self._groups:
+            if group["name"] == "ranges":
+                group["lr"] *= learn
+                for parameter in group["params"]:
+                    parameter.requires_grad_(learn or not others)

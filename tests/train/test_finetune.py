@@ -97,6 +97,18 @@ def test_the_same_seed_gives_the_same_weights_to_the_last_bit() -> None:
     assert not all(torch.equal(a, b) for a, b in zip(states[0], states[2], strict=True))
 
 
+def test_ranges_stay_as_they_are_in_the_last_part_and_can_be_trained_again() -> None:
+    model = compressed()
+    ranges = parameter_groups(model.module)[1]
+    seen: list[tuple[list[float], bool]] = []
+    look = noting(lambda _: seen.append(([float(p.detach().sum()) for p in ranges], ranges[0].requires_grad)))
+    train(model, settings=FinetuneSettings(10, 0.01, range_learning_rate=0.1, freeze_ranges_at=0.5), watch=look)
+    values = [value for value, _ in seen]
+    assert values[3] != values[4] and values[4] == values[5] == values[9]
+    assert [learns for _, learns in seen] == [True] * 5 + [False] * 5
+    assert all(p.requires_grad for p in ranges)
+
+
 def test_global_random_state_is_left_as_it_was() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
