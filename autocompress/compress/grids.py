@@ -1,5 +1,6 @@
 """Integer grids: their limits, the tuning of ranges, and rounding with a gradient; one function a formula."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def _apply(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
     return result
 
 
-def fake_quantize_symmetric(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+def fake_quantize_symmetric(x: Tensor, scale: Tensor, low: int, high: int, kept: "Kept | None" = None) -> Tensor:
     """Round to a symmetric grid and back: ``scale * round(clamp(x / scale, low, high))``.
 
     Formula 2 of the NNCF paper with banker's rounding. Rounding passes the gradient straight through, which gives
@@ -53,11 +54,12 @@ def fake_quantize_symmetric(x: Tensor, scale: Tensor, low: int, high: int) -> Te
         scale: Step of the grid, > 0; broadcastable to `x`.
         low: Lowest grid index, for example -127.
         high: Highest grid index, for example 127.
+        kept: Gets the result as indices.
 
     Returns:
         Tensor of the shape of `x`.
     """
-    return _apply(_FakeQuantizeSymmetric, x, scale, low, high)
+    return _apply(_FakeQuantizeSymmetric, x, scale, low, high, [] if kept is None else kept)
 
 
 def tune_range(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -111,7 +113,7 @@ def tune_ends(low: float, high: float, bits: int) -> tuple[float, float, Jacobia
     return l2, h1, ((0.0, of_high[1] / t), of_high)
 
 
-def fake_quantize_learned(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
+def fake_quantize_learned(x: Tensor, low: Tensor, high: Tensor, bits: int, kept: "Kept | None" = None) -> Tensor:
     """`fake_quantize_asymmetric` over the tuned range of [low, high].
 
     Args:
@@ -119,12 +121,13 @@ def fake_quantize_learned(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Te
         low: Lower end before tuning, shape (), or broadcastable to `x` with as many axes.
         high: Upper end before tuning, the same shape.
         bits: 2..8.
+        kept: Gets the result as indices, where there is one range and a gradient will be asked for.
 
     Returns:
         Tensor of the shape of `x`.
     """
     if low.dim() == 0 and not low.is_cuda:  # reads its ends as numbers, for which a GPU would have to be waited
-        return _apply(_FakeQuantizeAsymmetric, x, low, high, bits)
+        return _apply(_FakeQuantizeAsymmetric, x, low, high, bits, [] if kept is None else kept)
     return fake_quantize_asymmetric(x, *tune_range(low, high, bits), bits)
 
 
@@ -162,25 +165,62 @@ def steps_and_zeros(low: Tensor, high: Tensor, steps: int) -> tuple[Tensor, Tens
     return scale, torch.round(-low / scale)
 
 
+@dataclass(frozen=True)
+class GridIndices:
+    """Values of a grid as indices of a byte each, all that a backward pass needs: ``scale * (indices - zero)``.
+
+    Attributes:
+        indices: int8 or uint8, laid out in memory as the values, which leave no gap there.
+        scale: Steps of the grid, > 0; broadcastable to `indices`.
+        zero: Index of 0.0.
+        address: Of the values, while they are there.
+    """
+
+    indices: Tensor
+    scale: Tensor | float
+    zero: int = 0
+    address: int = 0
+
+    def values(self) -> Tensor:
+        """The values, to the last bit."""
+        values = self.indices.to(torch.float32)
+        return (values.sub_(self.zero) if self.zero else values).mul_(self.scale)
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether `tensor` is the values, perhaps in another shape."""
+        return tensor.data_ptr() == self.address and tensor.numel() == self.indices.numel()
+
+
+Kept = list[GridIndices]
+
+
 class _FakeQuantizeSymmetric(torch.autograd.Function):
     """The gradient of a step is ``sum(g * (y - x)) / scale`` inside the grid and ``sum(g * y) / scale`` outside."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-        y = (x * scale.reciprocal()).clamp_(low, high).round_().mul_(scale)
-        ctx.save_for_backward(x, scale, y)  # what is inside is found again, since it would take a quarter of x
+    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int, kept: Kept) -> Tensor:
+        y = (x * scale.reciprocal()).clamp_(low, high).round_()
+        indices = y.to(torch.int8)
+        ctx.save_for_backward(x, scale, indices)  # what is inside is found again
         ctx.limits = (low, high)
+        y.mul_(scale)
+        kept.append(GridIndices(indices, scale.detach(), 0, y.data_ptr()))
         return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         (g,) = gradients
-        x, scale, y = ctx.saved_tensors
-        low, high = ctx.limits
-        index = x * scale.reciprocal()
-        inside = g * ((index >= low) & (index <= high))
-        of_scale = torch.addcmul(g * y, inside, x, value=-1)
-        return inside, _sum_to(of_scale, scale) / scale, None, None
+        x, scale, indices = ctx.saved_tensors
+        is_outside = _is_outside(x * scale.reciprocal(), *ctx.limits)
+        # in place, since weights of this size are what the memory of a training peaks at
+        differences = GridIndices(indices, scale).values().sub_(x.masked_fill(is_outside, 0)).mul_(g)
+        of_scale = _sum_to(differences, scale) / scale
+        del differences
+        return g.masked_fill(is_outside, 0), of_scale, None, None, None
+
+
+def _is_outside(index: Tensor, low: int, high: int) -> Tensor:
+    return (index < low).logical_or_(index > high)
 
 
 class _FakeQuantizeAsymmetric(torch.autograd.Function):
@@ -192,24 +232,27 @@ class _FakeQuantizeAsymmetric(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor, bits: int, kept: Kept) -> Tensor:
         l, h, ctx.jacobian = tune_ends(float(low), float(high), bits)  # noqa: E741  # the paper's names
         scale, zero = step_and_zero(l, h, n_steps(bits))
         inverse = float(torch.tensor(scale).reciprocal())
-        y = torch.mul(x, inverse).round_().clamp_(-zero, n_steps(bits) - zero).mul_(scale)  # rounds before z, as torch
-        ctx.save_for_backward(x, y)
-        ctx.ends = (l, h)
-        return y
+        y = torch.mul(x, inverse).round_().clamp_(-zero, n_steps(bits) - zero)  # rounds before z, as torch
+        if any(ctx.needs_input_grad):
+            indices = (y + zero if zero else y).to(torch.uint8)
+            kept.append(GridIndices(indices, scale, zero, y.data_ptr()))
+            ctx.save_for_backward(x, indices)
+        ctx.ends, ctx.grid = (l, h), (scale, zero)
+        return y.mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         (g,) = gradients
-        x, y = ctx.saved_tensors
+        x, indices = ctx.saved_tensors
         low, high = ctx.ends
         inside = torch.ops.aten.hardtanh_backward(g, x, low, high)  # g where low < x < high, else 0
         if not any(ctx.needs_input_grad[1:3]):
-            return inside, None, None, None
-        of_high = _dot(g, y) - _dot(inside, x)
+            return inside, None, None, None, None
+        of_high = _dot(g, GridIndices(indices, *ctx.grid).values()) - _dot(inside, x)
         if low == 0:  # as after a ReLU: nothing moves the lower end
             of_low, of_high = torch.zeros_like(of_high), of_high / high
         else:
@@ -217,7 +260,7 @@ class _FakeQuantizeAsymmetric(torch.autograd.Function):
             of_high = (of_high - low * clamped) / (high - low)
             of_low = clamped - of_high
         (low_low, low_high), (high_low, high_high) = ctx.jacobian
-        return inside, of_low * low_low + of_high * high_low, of_low * low_high + of_high * high_high, None
+        return inside, of_low * low_low + of_high * high_low, of_low * low_high + of_high * high_high, None, None
 
 
 class _FakeQuantizeChannels(torch.autograd.Function):

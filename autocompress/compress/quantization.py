@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.compress.grids import (
+    Kept,
     activation_limits,
     fake_quantize_learned,
     n_steps,
@@ -27,10 +28,15 @@ class Exportable(nn.Module):
 
     Attributes:
         enabled: Whether it changes anything; off while ranges are estimated.
+        kept: What it gave last, as indices, if that is possible and there will be a backward pass.
     """
 
     exporting = False
     enabled = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: Kept = []
 
     def start_export(self) -> None:
         """Switch to the export form, with steps and ranges as they are now."""
@@ -187,7 +193,8 @@ class InputQuantizer(LearnedRange):
         if x.dtype in (torch.float16, torch.bfloat16):  # of mixed precision, too coarse for a grid of 8 bits
             x = x.float()
         low, high = (_with_axes(end, x) for end in self.learned_range())
-        return fake_quantize_learned(x, low, high, self.bits)
+        self.kept.clear()
+        return fake_quantize_learned(x, low, high, self.bits, self.kept)
 
     def _export(self, x: Tensor) -> Tensor:
         if self._constants is None:

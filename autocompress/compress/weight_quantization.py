@@ -184,7 +184,8 @@ class SymmetricWeights(WeightQuantizer):
         scale = self.log_scale.exp()
         if self.gradient_scale != 1.0:
             scale = scale_gradient(scale, self.gradient_scale)
-        return fake_quantize_symmetric(rows, scale, -limit, limit)
+        self.kept.clear()
+        return fake_quantize_symmetric(rows, scale, -limit, limit, self.kept)
 
     def grid(self) -> tuple[Tensor, Tensor, int, int]:
         """Steps, zeros, lowest and highest index."""
