@@ -142,8 +142,9 @@ def remove_input(layer: nn.Module) -> None:
 def _quantize_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     quantizer = getattr(layer, INPUT_QUANTIZER)
     quantized = quantizer(inputs[0])
-    if quantizer.kept and torch.is_grad_enabled():
-        packing = _packing([quantizer, attached_weight(layer)])
+    weight_quantizer = attached_weight(layer)
+    if weight_quantizer is not None and torch.is_grad_enabled() and not weight_quantizer.exporting:
+        packing = _packing(weight_quantizer)
         packing.__enter__()
         layer.__dict__[_PACKING] = packing
     return (quantized, *inputs[1:])
@@ -151,19 +152,17 @@ def _quantize_input(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...
 
 def _stop_packing(layer: nn.Module, *_: Any) -> None:
     """The layer has run, or failed."""
-    for quantizer in (attached_input(layer), attached_weight(layer)):
-        if quantizer is not None:
-            quantizer.kept.clear()
+    if (quantizer := attached_weight(layer)) is not None:
+        quantizer.kept.clear()
     if packing := layer.__dict__.pop(_PACKING, None):
         packing.__exit__(None, None, None)
 
 
-def _packing(quantizers: Iterable[Exportable | None]) -> saved_tensors_hooks:
-    """While it is entered, autograd keeps what `quantizers` gave as indices, a quarter of the size."""
-    sources = [quantizer for quantizer in quantizers if quantizer is not None]
+def _packing(quantizer: Exportable) -> saved_tensors_hooks:
+    """While it is entered, autograd keeps what `quantizer` gave as indices, a quarter of the size."""
 
     def pack(tensor: Tensor) -> Any:
-        for kept in (kept for source in sources for kept in source.kept):
+        for kept in quantizer.kept:
             if kept.holds(tensor):
                 return kept, tensor.shape, tensor.stride()
         return tensor

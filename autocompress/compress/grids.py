@@ -113,7 +113,7 @@ def tune_ends(low: float, high: float, bits: int) -> tuple[float, float, Jacobia
     return l2, h1, ((0.0, of_high[1] / t), of_high)
 
 
-def fake_quantize_learned(x: Tensor, low: Tensor, high: Tensor, bits: int, kept: "Kept | None" = None) -> Tensor:
+def fake_quantize_learned(x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
     """`fake_quantize_asymmetric` over the tuned range of [low, high].
 
     Args:
@@ -121,13 +121,12 @@ def fake_quantize_learned(x: Tensor, low: Tensor, high: Tensor, bits: int, kept:
         low: Lower end before tuning, shape (), or broadcastable to `x` with as many axes.
         high: Upper end before tuning, the same shape.
         bits: 2..8.
-        kept: Gets the result as indices, where there is one range and a gradient will be asked for.
 
     Returns:
         Tensor of the shape of `x`.
     """
     if low.dim() == 0 and not low.is_cuda:  # reads its ends as numbers, for which a GPU would have to be waited
-        return _apply(_FakeQuantizeAsymmetric, x, low, high, bits, [] if kept is None else kept)
+        return _apply(_FakeQuantizeAsymmetric, x, low, high, bits)
     return fake_quantize_asymmetric(x, *tune_range(low, high, bits), bits)
 
 
@@ -167,24 +166,21 @@ def steps_and_zeros(low: Tensor, high: Tensor, steps: int) -> tuple[Tensor, Tens
 
 @dataclass(frozen=True)
 class GridIndices:
-    """Values of a grid as indices of a byte each, all that a backward pass needs: ``scale * (indices - zero)``.
+    """Values of a symmetric grid as indices of a byte each, all that a backward pass needs: ``scale * indices``.
 
     Attributes:
-        indices: int8 or uint8, laid out in memory as the values, which leave no gap there.
+        indices: int8, laid out in memory as the values, which leave no gap there.
         scale: Steps of the grid, > 0; broadcastable to `indices`.
-        zero: Index of 0.0.
         address: Of the values, while they are there.
     """
 
     indices: Tensor
-    scale: Tensor | float
-    zero: int = 0
+    scale: Tensor
     address: int = 0
 
     def values(self) -> Tensor:
         """The values, to the last bit."""
-        values = self.indices.to(torch.float32)
-        return (values.sub_(self.zero) if self.zero else values).mul_(self.scale)
+        return self.indices.to(self.scale.dtype).mul_(self.scale)
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether `tensor` is the values, perhaps in another shape."""
@@ -204,7 +200,7 @@ class _FakeQuantizeSymmetric(torch.autograd.Function):
         ctx.save_for_backward(x, scale, indices)  # what is inside is found again
         ctx.limits = (low, high)
         y.mul_(scale)
-        kept.append(GridIndices(indices, scale.detach(), 0, y.data_ptr()))
+        kept.append(GridIndices(indices, scale.detach(), y.data_ptr()))
         return y
 
     @staticmethod
@@ -232,27 +228,24 @@ class _FakeQuantizeAsymmetric(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor, bits: int, kept: Kept) -> Tensor:
+    def forward(ctx: Any, x: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
         l, h, ctx.jacobian = tune_ends(float(low), float(high), bits)  # noqa: E741  # the paper's names
         scale, zero = step_and_zero(l, h, n_steps(bits))
         inverse = float(torch.tensor(scale).reciprocal())
-        y = torch.mul(x, inverse).round_().clamp_(-zero, n_steps(bits) - zero)  # rounds before z, as torch
-        if any(ctx.needs_input_grad):
-            indices = (y + zero if zero else y).to(torch.uint8)
-            kept.append(GridIndices(indices, scale, zero, y.data_ptr()))
-            ctx.save_for_backward(x, indices)
-        ctx.ends, ctx.grid = (l, h), (scale, zero)
-        return y.mul_(scale)
+        y = torch.mul(x, inverse).round_().clamp_(-zero, n_steps(bits) - zero).mul_(scale)  # rounds before z, as torch
+        ctx.save_for_backward(x, y)
+        ctx.ends = (l, h)
+        return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
         (g,) = gradients
-        x, indices = ctx.saved_tensors
+        x, y = ctx.saved_tensors
         low, high = ctx.ends
         inside = torch.ops.aten.hardtanh_backward(g, x, low, high)  # g where low < x < high, else 0
         if not any(ctx.needs_input_grad[1:3]):
-            return inside, None, None, None, None
-        of_high = _dot(g, GridIndices(indices, *ctx.grid).values()) - _dot(inside, x)
+            return inside, None, None, None
+        of_high = _dot(g, y) - _dot(inside, x)
         if low == 0:  # as after a ReLU: nothing moves the lower end
             of_low, of_high = torch.zeros_like(of_high), of_high / high
         else:
@@ -260,7 +253,7 @@ class _FakeQuantizeAsymmetric(torch.autograd.Function):
             of_high = (of_high - low * clamped) / (high - low)
             of_low = clamped - of_high
         (low_low, low_high), (high_low, high_high) = ctx.jacobian
-        return inside, of_low * low_low + of_high * high_low, of_low * low_high + of_high * high_high, None, None
+        return inside, of_low * low_low + of_high * high_low, of_low * low_high + of_high * high_high, None
 
 
 class _FakeQuantizeChannels(torch.autograd.Function):

@@ -193,8 +193,7 @@ class InputQuantizer(LearnedRange):
         if x.dtype in (torch.float16, torch.bfloat16):  # of mixed precision, too coarse for a grid of 8 bits
             x = x.float()
         low, high = (_with_axes(end, x) for end in self.learned_range())
-        self.kept.clear()
-        return fake_quantize_learned(x, low, high, self.bits, self.kept)
+        return fake_quantize_learned(x, low, high, self.bits)
 
     def _export(self, x: Tensor) -> Tensor:
         if self._constants is None:
