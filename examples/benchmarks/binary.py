@@ -6,11 +6,9 @@ python -m examples.benchmarks.binary --smoke     # the smallest net and few pair
 The nets are untrained: weights have no say in the speed. What binary weights cost in accuracy is another question.
 """
 
-import argparse
 import datetime
 import os
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable
@@ -36,6 +34,7 @@ from autocompress.measurement import Speedup
 from autocompress.recipe import BINARY_BITS, LayerRecipe, Recipe
 from autocompress.report.wording import times
 from autocompress.space import uniform_recipe
+from examples.benchmarks.running import run
 
 TARGET = Path(__file__).parents[2] / "reports" / "benchmarks" / "binary.md"
 N_LAYERS = 4
@@ -88,18 +87,8 @@ class Result:
 
 
 def main() -> None:
-    """Measure, print the table, write it down."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="one small net, few pairs, no report")
-    parser.add_argument("--out", type=Path, default=TARGET, help="Markdown file to write")
-    arguments = parser.parse_args()
-    start = time.monotonic()
-    text = benchmark(smoke=arguments.smoke)
-    text += f"\nThe run took {time.monotonic() - start:.0f} seconds.\n"
-    print(text)
-    if not arguments.smoke:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text)
+    """Run everything, print the tables, write them down."""
+    run(benchmark, __doc__, TARGET, smoke="one small net, few pairs, no report")
 
 
 def benchmark(*, smoke: bool) -> str:

@@ -4,11 +4,9 @@ python -m examples.benchmarks.compression           # about 12 minutes, writes r
 python -m examples.benchmarks.compression --smoke   # a slice of it in under a minute, writes nothing
 """
 
-import argparse
 import datetime
 import os
 import tempfile
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from autocompress.report.wording import times
 from autocompress.tasks.loading import load_task
 from examples.benchmarks import compressing, methods
 from examples.benchmarks.methods import GATES, GLOBAL, LOCAL, MOVEMENT, PRUNED, Row
+from examples.benchmarks.running import run
 from examples.benchmarks.verdicts import Verdict
 
 TARGET = Path(__file__).parents[2] / "reports" / "benchmarks" / "compression.md"
@@ -27,17 +26,7 @@ SMOKE = LatencySettings(min_pairs=3, max_pairs=3, max_seconds=0.1)
 
 def main() -> None:
     """Run everything, print the tables, write them down."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="two training steps a recipe, no report")
-    parser.add_argument("--out", type=Path, default=TARGET, help="Markdown file to write")
-    arguments = parser.parse_args()
-    start = time.monotonic()
-    text = benchmark(smoke=arguments.smoke)
-    text += f"\nThe run took {time.monotonic() - start:.0f} seconds.\n"
-    print(text)
-    if not arguments.smoke:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text)
+    run(benchmark, __doc__, TARGET, smoke="two training steps a recipe, no report")
 
 
 def benchmark(*, smoke: bool) -> str:

@@ -4,12 +4,10 @@ python -m examples.benchmarks.finetuning           # about 10 minutes, writes re
 python -m examples.benchmarks.finetuning --smoke   # a slice of it in under a minute, writes nothing
 """
 
-import argparse
 import datetime
 import os
 import sys
 import tempfile
-import time
 import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,6 +17,7 @@ import torch
 
 from autocompress.measure import describe_environment
 from examples.benchmarks import finetuning_tables as tables
+from examples.benchmarks.running import run
 from examples.benchmarks.training_memory import FASHION, RESNET, Memory, memories
 from examples.benchmarks.training_quality import Recovery, Sameness, recoveries, sameness
 from examples.benchmarks.training_steps import StepCosts, Turns, nets, step_costs
@@ -75,17 +74,7 @@ class Results:
 
 def main() -> None:
     """Run everything, print the tables, write them down."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="one net, two training steps, no report")
-    parser.add_argument("--out", type=Path, default=TARGET, help="Markdown file to write")
-    arguments = parser.parse_args()
-    start = time.monotonic()
-    text = benchmark(smoke=arguments.smoke)
-    text += f"\nThe run took {time.monotonic() - start:.0f} seconds.\n"
-    print(text)
-    if not arguments.smoke:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text)
+    run(benchmark, __doc__, TARGET, smoke="one net, two training steps, no report")
 
 
 def benchmark(*, smoke: bool) -> str:
