@@ -1,6 +1,6 @@
 """Fine-tuning: the price of a step, the accuracy it gives back, sameness to the last bit, and memory, in one run.
 
-python -m examples.benchmarks.finetuning           # about 10 minutes, writes reports/benchmarks/finetuning.md
+python -m examples.benchmarks.finetuning           # about 12 minutes, writes reports/benchmarks/finetuning.md
 python -m examples.benchmarks.finetuning --smoke   # a slice of it in under a minute, writes nothing
 """
 
