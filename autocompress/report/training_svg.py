@@ -36,7 +36,7 @@ def training_colours(trainings: Sequence[ShownTraining]) -> list[str]:
 
 def _figure(record: StudyRecord, trainings: Sequence[ShownTraining]) -> Figure:
     figure = Figure(figsize=(10, 4), dpi=72)
-    axes = figure.add_axes((0.075, 0.2, 0.58, 0.66))
+    axes = figure.add_axes((0.1, 0.2, 0.58, 0.66))
     for shown, colour in zip(trainings, training_colours(trainings), strict=True):
         _draw(axes, shown, colour)
     _describe(figure, axes, record)
