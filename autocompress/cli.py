@@ -220,7 +220,7 @@ def measure(
     """Compare the latency of two models on this CPU: paired runs at one thread, with an interval."""
     from autocompress import terminal
     from autocompress.deploy import load_openvino, size_bytes, zipped_bytes
-    from autocompress.measure import LatencySettings, paired_latency, random_inputs
+    from autocompress.latency import LatencySettings, paired_latency, random_inputs
 
     models = [load_openvino(path) for path in (baseline, model)]
     settings = LatencySettings(min_pairs=100, max_pairs=1000, max_seconds=max_seconds, half_width=0.004)

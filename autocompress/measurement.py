@@ -38,6 +38,27 @@ class Speedup(_Frozen):
     n_pairs: Annotated[int, Field(ge=1)]
 
 
+class LatencyCheck(_Frozen):
+    """What speaks for and against one measurement of latency.
+
+    Attributes:
+        p90_ms: Nine of ten inferences of the candidate took at most this long, milliseconds.
+        p99_ms: The same for 99 of 100.
+        noise_floor: How much the baseline seemed to differ from itself in the same session, as a fraction of 1: the
+            larger distance of the ends of the interval of that ratio from 1.
+        busy_share: Share of the measured time in which other processes had the processor, in [0, 1].
+        n_discarded: Rounds that were measured again because the machine was busy.
+        is_noisy: Whether rounds from a busy machine had to be used, or the interval is wider than was asked for.
+    """
+
+    p90_ms: Positive
+    p99_ms: Positive
+    noise_floor: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    busy_share: Annotated[float, Field(ge=0, le=1)]
+    n_discarded: Annotated[int, Field(ge=0)] = 0
+    is_noisy: bool = False
+
+
 class Environment(_Frozen):
     """Where numbers were measured.
 
@@ -69,6 +90,7 @@ class Measurement(_Frozen):
         agreement: Fraction of samples on which torch and deployed model decide alike.
         speedup: Paired latency ratio to the baseline.
         latency_ms: Median of one inference, milliseconds.
+        latency_check: What speaks for and against the two numbers before; None in records of older versions.
         size_bytes: Bytes of the deployed `.xml` and `.bin`.
         zipped_bytes: Bytes of the same files compressed as in a zip archive; None where it was not measured.
         macs: Multiply-accumulates of one inference.
@@ -83,6 +105,7 @@ class Measurement(_Frozen):
     agreement: Annotated[float, Field(ge=0, le=1)]
     speedup: Speedup
     latency_ms: Positive
+    latency_check: LatencyCheck | None = None
     size_bytes: Annotated[int, Field(gt=0)]
     zipped_bytes: Annotated[int, Field(gt=0)] | None = None
     macs: Annotated[int, Field(ge=0)]

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.graph import ModelGraph
-from autocompress.measure import PairedLatency
+from autocompress.latency import PairedLatency
 from autocompress.measurement import CoursePoint, Environment, Measurement, Speedup
 from autocompress.pareto import Candidate, Choice
 from autocompress.record import StudyRecord

@@ -16,7 +16,8 @@ from autocompress import LayerRecipe, Recipe, adapt_batch_norm, own_loop
 from autocompress.compress import calibrate, compress
 from autocompress.deploy import load_openvino, save_openvino, size_bytes, to_openvino
 from autocompress.graph import inspect_model
-from autocompress.measure import LatencySettings, default_weight_bits, paired_latency, predict_deployed, predict_torch
+from autocompress.latency import LatencySettings, paired_latency
+from autocompress.measure import default_weight_bits, predict_deployed, predict_torch
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ SOURCE = Path(__file__).parents[1] / "autocompress"
 # Part of the package -> level; a module may import from parts of a lower level only, and freely inside its own part.
 LEVELS = {
     "errors": 0,
+    "processes": 5,
     "recipe_parts": 9,
     "recipe": 10,
     "measurement": 11,
@@ -19,6 +20,7 @@ LEVELS = {
     "pareto": 20,
     "record": 21,  # holds candidates of pareto
     "graph": 22,
+    "latency": 25,  # light, so that the measuring process starts fast
     "space": 30,
     "compress": 30,
     "train": 30,
@@ -35,7 +37,13 @@ LEVELS = {
     "__main__": 65,
     "": 70,  # autocompress/__init__.py
 }
-LIGHT_PARTS = {"report": {"torch", "optuna", "openvino"}}  # must not reach these, not even through other modules
+LIGHT_PARTS = {  # must not reach these, not even through other modules
+    "report": {"torch", "optuna", "openvino"},
+    "latency": {"torch", "optuna", "scipy"},
+}
+    "report": {"torch", "optuna", "openvino"},
+    "latency": {"torch", "optuna", "scipy"},
+}  # must not reach these, not even through other modules
 ONLY_IN = {"optuna": "search"}
 ONE_FILE = {"torch_pruning"}
 

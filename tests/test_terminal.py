@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from autocompress import terminal
-from autocompress.measure import PairedLatency
+from autocompress.latency import PairedLatency
 from autocompress.measurement import CoursePoint, Speedup, TrainingSummary
 from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.search import Progress

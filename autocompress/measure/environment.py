@@ -10,7 +10,7 @@ import openvino
 import torch
 from openvino import opset13 as ops
 
-from autocompress.measure.runtime import compile_model
+from autocompress.latency import compile_model
 from autocompress.measurement import Environment
 
 _PACKAGES = ("openvino", "torch", "optuna", "onnx", "torch-pruning", "numpy")

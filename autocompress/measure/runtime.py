@@ -1,13 +1,11 @@
-"""Compiling for the CPU, and reading back which precision each layer really runs in."""
+"""Reading back which precision each layer really runs in."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import openvino
-from openvino import properties
 from openvino.properties import hint
 
-from autocompress.errors import MeasurementError
+from autocompress.latency import compile_model
 from autocompress.recipe import FLOAT_BITS, LayerRecipe
 
 INTEGER_PRECISIONS = ("i8", "u1")
@@ -21,29 +19,6 @@ _WITH_WEIGHTS = (
     "GroupConvolution",
     "MatMul",
 )
-
-
-def compile_model(model: openvino.Model, n_threads: int, *, fix_precision: bool = True) -> openvino.CompiledModel:
-    """`model` compiled for the CPU: latency hint, one stream, `n_threads` threads, float layers in f32.
-
-    The precision is fixed because OpenVINO silently runs an FP32 model in bf16 where the processor can; without
-    `fix_precision` it is left to OpenVINO.
-
-    Raises:
-        MeasurementError: OpenVINO cannot compile the model.
-    """
-    configuration: dict[str, Any] = {
-        hint.performance_mode(): hint.PerformanceMode.LATENCY,
-        properties.num_streams(): 1,
-        properties.inference_num_threads(): n_threads,
-    }
-    if fix_precision:
-        configuration[hint.inference_precision()] = openvino.Type.f32
-    try:
-        return openvino.Core().compile_model(model, "CPU", configuration)
-    except RuntimeError as error:
-        last = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
-        raise MeasurementError(f"OpenVINO cannot compile the model: {last.strip()[:200]}") from None
 
 
 def layer_precisions(compiled: openvino.CompiledModel, layers: Iterable[str]) -> dict[str, str]:

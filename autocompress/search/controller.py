@@ -9,8 +9,9 @@ from optuna.trial import TrialState
 
 from autocompress.errors import MeasurementError, StudyError
 from autocompress.graph import ModelGraph
-from autocompress.measure import LatencySettings
+from autocompress.latency import LatencySettings
 from autocompress.pareto import Candidate, Choice, Wishes, objective_values
+from autocompress.processes import OutOfTimeError, WorkFailedError
 from autocompress.recipe import Recipe
 from autocompress.record import StudyInfo, StudyRecord, write_atomically
 from autocompress.search import findings
@@ -25,7 +26,7 @@ from autocompress.search.ledger import Ledger
 from autocompress.search.progress import OnProgress, Progress
 from autocompress.search.storage import ask_again, open_journal
 from autocompress.search.training import RANGE_TEST_SECONDS, Trained, learning_rates, seconds_a_step, train_candidate
-from autocompress.search.worker import OutOfTimeError, Worker, WorkFailedError
+from autocompress.search.worker import Worker
 from autocompress.space import BoundSpace, anchors
 from autocompress.task import Task
 from autocompress.train import LOG, Hardware, follow

@@ -10,16 +10,13 @@ from torch import Tensor
 
 from autocompress.deploy import load_openvino, save_openvino, size_bytes, to_openvino, write_onnx, zipped_bytes
 from autocompress.graph import inspect_model
+from autocompress.latency import LatencySettings, compile_model, default_precision_speedup, paired_latency
 from autocompress.measure import (
-    LatencySettings,
     accuracy_drop,
     agreement,
-    compile_model,
     default_precision_of,
-    default_precision_speedup,
     float_layers,
     layer_precisions,
-    paired_latency,
     predict_torch,
     score_of,
 )

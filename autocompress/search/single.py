@@ -8,7 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from autocompress.graph import ModelGraph, inspect_model
-from autocompress.measure import LatencySettings, describe_environment
+from autocompress.latency import LatencySettings
+from autocompress.measure import describe_environment
 from autocompress.measurement import Measurement
 from autocompress.recipe import Recipe
 from autocompress.search.chosen import ONNX, Manifest

@@ -22,14 +22,8 @@ from torch import Tensor, nn
 from autocompress.compress import calibrate, compress
 from autocompress.deploy import to_openvino
 from autocompress.graph import ModelGraph, inspect_model
-from autocompress.measure import (
-    LatencySettings,
-    compile_model,
-    default_weight_bits,
-    describe_environment,
-    layer_precisions,
-    paired_latency,
-)
+from autocompress.latency import LatencySettings, compile_model, paired_latency
+from autocompress.measure import default_weight_bits, describe_environment, layer_precisions
 from autocompress.measurement import Speedup
 from autocompress.recipe import BINARY_BITS, LayerRecipe, Recipe
 from autocompress.report.wording import times

@@ -10,7 +10,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from autocompress.measure import LatencySettings, describe_environment
+from autocompress.latency import LatencySettings
+from autocompress.measure import describe_environment
 from autocompress.report.wording import times
 from autocompress.tasks.loading import load_task
 from examples.benchmarks import compressing, methods

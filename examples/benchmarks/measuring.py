@@ -15,16 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.deploy import load_openvino, save_openvino
-from autocompress.measure import (
-    LatencySettings,
-    PairedLatency,
-    compile_model,
-    int8_saturates,
-    paired_latency,
-    predict_deployed,
-    score_of,
-)
-from autocompress.measure.latency import compare
+from autocompress.latency import LatencySettings, PairedLatency, compile_model, paired_latency
+from autocompress.latency.protocol import compare
+from autocompress.measure import int8_saturates, predict_deployed, score_of
 from autocompress.measurement import Speedup
 from autocompress.task import call, flatten, split_batch
 from autocompress.train import channels_last

@@ -7,7 +7,8 @@ import openvino
 
 from autocompress.deploy import load_openvino
 from autocompress.graph import ModelGraph, inspect_model
-from autocompress.measure import LatencySettings, default_weight_bits, describe_environment, paired_latency
+from autocompress.latency import LatencySettings, paired_latency
+from autocompress.measure import default_weight_bits, describe_environment
 from autocompress.measurement import Measurement, Speedup
 from autocompress.recipe import LayerRecipe, Recipe, Sparsification
 from autocompress.search.context import MODEL, EvaluationContext, Rung

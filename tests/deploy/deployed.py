@@ -13,7 +13,8 @@ from autocompress.compress import CompressedModel, calibrate, compress
 from autocompress.compress.quantization import InputQuantizer
 from autocompress.deploy import save_openvino, to_openvino
 from autocompress.graph import inspect_model
-from autocompress.measure import compile_model, float_layers, layer_precisions
+from autocompress.latency import compile_model
+from autocompress.measure import float_layers, layer_precisions
 from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.space import uniform_recipe
 from autocompress.task import call, flatten

@@ -14,7 +14,8 @@ from autocompress.compress.attaching import attached_input, attached_weight
 from autocompress.deploy import load_openvino, save_openvino, to_openvino
 from autocompress.errors import CompressionError
 from autocompress.graph import inspect_model
-from autocompress.measure import compile_model, float_layers, layer_precisions
+from autocompress.latency import compile_model
+from autocompress.measure import float_layers, layer_precisions
 from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.train import FinetuneSettings, Objective, Teacher, finetune
 

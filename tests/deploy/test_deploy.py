@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autocompress.deploy import load_openvino, save_openvino, size_bytes, to_openvino
 from autocompress.errors import DeployError
-from autocompress.measure import compile_model
+from autocompress.latency import compile_model
 from autocompress.recipe import LayerRecipe
 from tests.deploy.deployed import Deployed, deployed, quantized
 from tests.nets import NETS

@@ -12,7 +12,7 @@ from openvino import Type
 from openvino import opset13 as ops
 
 from autocompress.deploy.packing import Integers, packed_constant, unpack_constant
-from autocompress.measure import compile_model
+from autocompress.latency import compile_model
 
 BITS = range(1, 7)
 # bits of a stored value: the narrowest of these that has room and whose groups of values fill

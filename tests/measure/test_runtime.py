@@ -13,7 +13,8 @@ from openvino import opset13 as ops
 from torch import nn
 
 from autocompress.errors import MeasurementError
-from autocompress.measure import compile_model, default_precision_of, float_layers, layer_precisions
+from autocompress.latency import compile_model
+from autocompress.measure import default_precision_of, float_layers, layer_precisions
 from autocompress.recipe import LayerRecipe, Recipe
 from tests.deploy.deployed import Deployed, deployed, quantized
 from tests.nets import NETS, Net

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from autocompress import Task
 from autocompress.compress import importance_scores
 from autocompress.errors import AutocompressError, TaskError, TrainingError
-from autocompress.measure import LatencySettings
+from autocompress.latency import LatencySettings
 from autocompress.measurement import Measurement
 from autocompress.recipe import Recipe
 from autocompress.search import training

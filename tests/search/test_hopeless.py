@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from autocompress import Score, Task
-from autocompress.measure import LatencySettings
+from autocompress.latency import LatencySettings
 from autocompress.recipe import LayerRecipe, Recipe, Sparsification
 from autocompress.search import hopeless
 from autocompress.search.context import EvaluationContext, Rung

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from autocompress import Task, top1_accuracy
 from autocompress.errors import RecipeError
 from autocompress.graph import inspect_model
-from autocompress.measure import LatencySettings
+from autocompress.latency import LatencySettings
 from autocompress.recipe import LayerRecipe, Recipe, Sparsification
 from autocompress.search.context import EvaluationContext, Rung
 from autocompress.search.evaluate import export_candidate, measure_candidate

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from autocompress.graph import inspect_model
+from autocompress.processes import OutOfTimeError, WorkFailedError
 from autocompress.search.context import EvaluationContext
-from autocompress.search.worker import OutOfTimeError, Worker, WorkFailedError
+from autocompress.search.worker import Worker
 from tests.search import work
 from tests.tiny import tiny
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from autocompress.deploy import to_openvino
-from autocompress.measure import compile_model
+from autocompress.latency import compile_model
 from autocompress.tasks.fashion import DATA, WEIGHTS, fashion, flip_and_shift, load_split
 
 SIZES = {"train": 10_000, "validation": 3_000, "test": 5_000}

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from autocompress.measure.latency import LatencySettings, compare
+from autocompress.latency import LatencySettings
+from autocompress.latency.protocol import compare
 
 SETTINGS = LatencySettings(min_pairs=30, max_pairs=60, max_seconds=1e9, half_width=0.0, block_seconds=0.003)
 

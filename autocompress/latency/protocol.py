@@ -1,8 +1,7 @@
 """Latency as a paired ratio to the baseline, with an interval."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,41 +9,9 @@ import numpy.typing as npt
 import openvino
 from scipy.stats import binom
 
-from autocompress.errors import MeasurementError
-from autocompress.measure.runtime import compile_model
-from autocompress.measurement import Speedup
-
-
-@dataclass(frozen=True)
-class LatencySettings:
-    """How to measure.
-
-    Attributes:
-        n_threads: Inference threads.
-        min_pairs: Paired blocks measured at least.
-        max_pairs: Paired blocks measured at most.
-        max_seconds: No further block is begun after this time.
-        half_width: Relative half-width of the interval at which measuring ends early.
-        block_seconds: Least length of one block; short inferences are repeated in it.
-        seed: Of the order within pairs.
-    """
-
-    n_threads: int = 1
-    min_pairs: int = 30
-    max_pairs: int = 200
-    max_seconds: float = 3.0
-    half_width: float = 0.01
-    block_seconds: float = 0.003
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class PairedLatency:
-    """Result of one comparison: the ratio with its interval, and both medians in milliseconds."""
-
-    speedup: Speedup
-    latency_ms: float
-    baseline_ms: float
+from autocompress.latency.models import compile_model, runner
+from autocompress.latency.settings import JointLatency, LatencySettings, PairedLatency
+from autocompress.measurement import LatencyCheck, Speedup
 
 
 def paired_latency(
@@ -61,50 +28,36 @@ def paired_latency(
     Raises:
         MeasurementError: A model does not compile or does not take the inputs.
     """
-    runs = [_runner(compile_model(model, settings.n_threads), inputs) for model in (baseline, candidate)]
+    runs = [runner(compile_model(model, settings.n_threads), inputs) for model in (baseline, candidate)]
     return compare(runs[0], runs[1], settings)
+
+
+def joint_latency(
+    baseline: openvino.Model,
+    candidates: Sequence[openvino.Model],
+    inputs: list[npt.NDArray[Any]],
+    settings: LatencySettings,
+) -> JointLatency:
+    """All of `candidates` against `baseline` and against each other, in the same rounds.
+
+    Args:
+        baseline: Deployed FP32 model.
+        candidates: At least one deployed model with the same inputs.
+        inputs: One real inference's inputs.
+        settings: How; measuring ends early when every interval is narrow enough.
+
+    Raises:
+        MeasurementError: A model does not compile or does not take the inputs.
+    """
+    raise NotImplementedError
 
 
 def default_precision_speedup(
     model: openvino.Model, inputs: list[npt.NDArray[Any]], settings: LatencySettings
 ) -> Speedup:
     """How much faster `model` is where OpenVINO chooses the precision of float layers than in f32."""
-    runs = [_runner(compile_model(model, settings.n_threads, fix_precision=fixed), inputs) for fixed in (True, False)]
+    runs = [runner(compile_model(model, settings.n_threads, fix_precision=fixed), inputs) for fixed in (True, False)]
     return compare(runs[0], runs[1], settings).speedup
-
-
-def random_inputs(model: openvino.Model, seed: int = 0) -> list[npt.NDArray[Any]]:
-    """Inputs in [0, 1) (integers: 0 or 1) at the static shapes of `model`; a dynamic batch dimension counts as 1.
-
-    Raises:
-        MeasurementError: A dimension other than the first is dynamic.
-    """
-    rng = np.random.default_rng(seed)
-    arrays = []
-    for port in model.inputs:
-        shape = [1 if i == 0 and d.is_dynamic else d for i, d in enumerate(port.partial_shape)]
-        if any(not isinstance(d, int) and d.is_dynamic for d in shape):
-            raise MeasurementError(
-                f"input {port.any_name} has the dynamic shape {port.partial_shape}; reshape the model to a static one"
-            )
-        sizes = [d if isinstance(d, int) else d.get_length() for d in shape]
-        kind = port.element_type.to_dtype()
-        arrays.append(
-            rng.random(sizes).astype(kind) if np.issubdtype(kind, np.floating) else rng.integers(0, 2, sizes, kind)
-        )
-    return arrays
-
-
-def _runner(compiled: openvino.CompiledModel, inputs: list[npt.NDArray[Any]]) -> Callable[[], None]:
-    request = compiled.create_infer_request()
-    try:
-        for port, array in zip(compiled.inputs, inputs, strict=True):
-            request.set_tensor(port, openvino.Tensor(np.ascontiguousarray(array)))
-        request.infer()
-    except (RuntimeError, ValueError) as error:
-        last = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
-        raise MeasurementError(f"the model does not take the given inputs: {last.strip()[:200]}") from None
-    return request.infer  # type: ignore[no-any-return]
 
 
 def compare(
@@ -138,6 +91,12 @@ def compare(
         speedup=_speedup(times),
         latency_ms=float(np.median(times[1])) * 1e3,
         baseline_ms=float(np.median(times[0])) * 1e3,
+        check=LatencyCheck(
+            p90_ms=float(np.quantile(times[1], 0.9)) * 1e3,
+            p99_ms=float(np.quantile(times[1], 0.99)) * 1e3,
+            noise_floor=0.0,
+            busy_share=0.0,
+        ),
     )
 
 
