@@ -41,9 +41,6 @@ LIGHT_PARTS = {  # must not reach these, not even through other modules
     "report": {"torch", "optuna", "openvino"},
     "latency": {"torch", "optuna", "scipy"},
 }
-    "report": {"torch", "optuna", "openvino"},
-    "latency": {"torch", "optuna", "scipy"},
-}  # must not reach these, not even through other modules
 ONLY_IN = {"optuna": "search"}
 ONE_FILE = {"torch_pruning"}
 

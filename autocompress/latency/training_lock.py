@@ -57,8 +57,8 @@ def quiet(longest_wait: float = LONGEST_WAIT) -> Iterator[None]:
             while not _taken(file):
                 if time.monotonic() > end:
                     raise MeasurementError(
-                        f"latency was not measured: a training on this machine went on for {longest_wait:.0f} s without "
-                        "a pause; end it, or call budget.scheduler.step() after each of its steps"
+                        f"latency was not measured: a training on this machine went on for {longest_wait:.0f} s "
+                        "without a pause; end it, or call budget.scheduler.step() after each of its steps"
                     )
                 time.sleep(_POLL_SECONDS)
         yield

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import TrainingError
+from autocompress.latency import training
 from autocompress.task import Batch, evaluating
 from autocompress.train.checkpoint import (
     fits_module,
@@ -24,7 +26,7 @@ from autocompress.train.checkpoint import (
 )
 from autocompress.train.data_order import Position, endless, preserved_generators
 from autocompress.train.layout import channels_last, is_channels_last
-from autocompress.train.objective import BatchLoss, Compression, Terms
+from autocompress.train.objective import BatchLoss, Compression, Terms, mean_of
 from autocompress.train.optimizer import Rates, make_optimizer, parameter_groups
 from autocompress.train.settings import FinetuneSettings
 from autocompress.train.training_log import TrainingLog
@@ -93,6 +95,7 @@ class Loop:
         self._unseen: list[tuple[int, float, Terms]] = []
         self._first_losses: list[float] = []
         self._given_up = False
+        self._let_timings_in: Callable[[], None] = _go_on
 
     @property
     def _adapters(self) -> list[nn.Parameter]:
@@ -105,7 +108,9 @@ class Loop:
             TrainingError: There are no batches, a loss is not a scalar, or the training diverges twice.
         """
         try:
-            with preserved_generators(), self._loss.watching():
+            # one process is in the room for all, which wait for it at each step
+            room = training() if self._fabric.is_global_zero else nullcontext(_go_on)
+            with preserved_generators(), self._loss.watching(), room as self._let_timings_in:
                 self._run()
         finally:
             self._rates.let_ranges_learn(True)
@@ -161,7 +166,7 @@ class Loop:
         self._module.train()
         rate = self._rates.apply(self._step)
         n = self._settings.accumulate
-        terms = _mean_of([self._accumulate(self._next_batch(stream), n, index == n - 1) for index in range(n)])
+        terms = mean_of([self._accumulate(self._next_batch(stream), n, index == n - 1) for index in range(n)])
         self._average_adapters()
         if self._settings.clip_norm is not None:
             self._fabric.clip_gradients(
@@ -170,6 +175,7 @@ class Loop:
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._step += 1
+        self._let_timings_in()
         if self._compression:
             self._compression.step(self._mean(terms.value).item() if self._compression.needs_loss else None)
         self._unseen.append((self._step, rate, terms))
@@ -310,16 +316,8 @@ class Loop:
         return True
 
 
-def _mean_of(terms: list[Terms]) -> Terms:
-    """Terms of one step from those of its batches."""
-    if len(terms) == 1:
-        return terms[0]
-    soft = [term.distillation for term in terms if term.distillation is not None]
-    return Terms(
-        torch.stack([term.value for term in terms]).mean(),
-        torch.stack(soft).mean() if soft else None,
-        torch.stack([term.compression for term in terms]).mean(),
-    )
+def _go_on() -> None:
+    """What a process does between two steps where another one is in the room for it."""
 
 
 def _identity(

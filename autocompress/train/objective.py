@@ -242,6 +242,18 @@ def _as_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     return args[0] if len(args) == 1 else args
 
 
+def mean_of(terms: list[Terms]) -> Terms:
+    """Terms of one step from those of its batches."""
+    if len(terms) == 1:
+        return terms[0]
+    soft = [term.distillation for term in terms if term.distillation is not None]
+    return Terms(
+        torch.stack([term.value for term in terms]).mean(),
+        torch.stack(soft).mean() if soft else None,
+        torch.stack([term.compression for term in terms]).mean(),
+    )
+
+
 def loss_after(training_step: TrainingStep, model: nn.Module) -> Loss:
     """`training_step` as a loss of outputs that are there already, for pairs of `StepInputs`.
 

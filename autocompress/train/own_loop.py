@@ -1,7 +1,7 @@
 """Compression inside a training loop of one's own: two calls, and what the loop may want to know."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import TrainingError
+from autocompress.latency import training
 from autocompress.recipe import Distillation
 from autocompress.task import Fit, evaluating
 from autocompress.train.binarization_stages import split_stages, switch_binarizers
@@ -141,6 +142,7 @@ class TrainingBudget:
         self._teacher = teacher if settings.weight > 0 else None
         self._distiller = Distiller(model, self._teacher, settings, (), {}) if self._teacher else None
         self._open = ExitStack()
+        self._let_timings_in: Callable[[], None] = lambda: None
 
     @property
     def is_over(self) -> bool:
@@ -208,6 +210,7 @@ class TrainingBudget:
         self.n_done += n_steps
         switch_binarizers(self._binarizers, self._stages.at(self.n_done))
         self._tell(value)
+        self._let_timings_in()
 
     def _check_is_asked(self) -> None:
         """Before the first step: a loop that leaves the methods' term out would train something else."""
@@ -243,11 +246,13 @@ class TrainingBudget:
         if self._teacher is not None and self._distiller is not None:
             self._open.enter_context(evaluating(self._teacher.module))
             self._open.enter_context(self._distiller)
+        self._let_timings_in = self._open.enter_context(training())
         self._model.train()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._open.close()
+        self._let_timings_in = lambda: None
         if kind is None and self._compression:
             self._compression.finish()
         self._log.close()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import TrainingError
+from autocompress.latency import training
 from autocompress.task import Batch
 from autocompress.train.data_order import endless, preserved_generators
 from autocompress.train.optimizer import make_optimizer, parameter_groups
@@ -83,7 +84,7 @@ def find_learning_rates(
     """
     if n_steps < 2:
         raise TrainingError(f"a range test needs n_steps of at least 2, but got {n_steps}")
-    with preserved_generators(), torch.enable_grad():
+    with preserved_generators(), torch.enable_grad(), training():
         stream = (batch for _, batch in endless(batches, seed))
         borne, is_over = 0.0, True
         for lowest, highest in SWEEPS:
