@@ -14,10 +14,14 @@ from autocompress.recipe import Recipe
 ObjectiveName = Literal["accuracy_drop", "latency", "size_bytes"]
 DEFAULT_OBJECTIVES: tuple[ObjectiveName, ...] = ("accuracy_drop", "latency", "size_bytes")
 
-_GETTERS: dict[str, Callable[[Measurement], float]] = {
-    "accuracy_drop": lambda m: m.accuracy_drop.value,
-    "latency": lambda m: 1.0 / m.speedup.value,
-    "size_bytes": lambda m: float(m.size_bytes),
+SAME_SIZE = 0.005  # sizes that differ by less than this fraction count as the same
+
+_GETTERS: dict[str, Callable[[Measurement], Interval]] = {
+    "accuracy_drop": lambda m: m.accuracy_drop,
+    "latency": lambda m: Interval(value=1 / m.speedup.value, low=1 / m.speedup.high, high=1 / m.speedup.low),
+    "size_bytes": lambda m: Interval(
+        value=m.size_bytes, low=m.size_bytes * (1 - SAME_SIZE / 2), high=m.size_bytes * (1 + SAME_SIZE / 2)
+    ),
 }
 
 
@@ -62,11 +66,20 @@ class Candidate(BaseModel):
         return f"{self.label} ({self.digest})" if self.label else self.digest
 
 
-def objective_values(candidate: Candidate, objectives: Sequence[str]) -> tuple[float, ...]:
-    """Values to minimize; raises `StudyError` for a candidate without a measurement."""
+def objective_intervals(candidate: Candidate, objectives: Sequence[str]) -> tuple[Interval, ...]:
+    """Values to minimize with their error; raises `StudyError` for a candidate without a measurement.
+
+    Drop and latency have the intervals of their measurement; a size is known, but a difference below half a percent
+    counts for nothing.
+    """
     if candidate.measurement is None:
         raise StudyError(f"candidate {candidate.digest} was not measured: {candidate.failure}")
     return tuple(_GETTERS[name](candidate.measurement) for name in objectives)
+
+
+def objective_values(candidate: Candidate, objectives: Sequence[str]) -> tuple[float, ...]:
+    """Values to minimize; raises `StudyError` for a candidate without a measurement."""
+    return tuple(interval.value for interval in objective_intervals(candidate, objectives))
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -76,6 +89,20 @@ def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
     (True, False)
     """
     return all(x <= y for x, y in zip(a, b, strict=True)) and tuple(a) != tuple(b)
+
+
+def beats(a: Sequence[Interval], b: Sequence[Interval]) -> bool:
+    """Whether `a` dominates `b` beyond the error of both: nowhere larger, and somewhere by disjoint intervals.
+
+    So a candidate leaves the front only for one that is certainly better in something. No chain of candidates that beat
+    each other comes back to its start, since values fall along it.
+
+    >>> a, b = Interval(value=1, low=0.9, high=1.1), Interval(value=1.05, low=0.95, high=1.15)
+    >>> beats([a], [b]), beats([a], [Interval(value=2, low=1.9, high=2.1)])
+    (False, True)
+    """
+    pairs = list(zip(a, b, strict=True))
+    return all(x.value <= y.value for x, y in pairs) and any(x.high < y.low for x, y in pairs)
 
 
 def hypervolume(points: Iterable[Sequence[float]], reference: Sequence[float]) -> float:
@@ -101,7 +128,7 @@ def hypervolume(points: Iterable[Sequence[float]], reference: Sequence[float]) -
 
 @dataclass(frozen=True)
 class ParetoFront:
-    """The measured candidates that no other dominates, fastest first.
+    """The measured candidates that no other beats beyond the error of both, fastest first.
 
     Attributes:
         candidates: Members, by falling speed-up.
@@ -125,12 +152,9 @@ class ParetoFront:
         for name in objectives:
             if name not in _GETTERS:
                 raise StudyError(f"an objective must be one of {', '.join(_GETTERS)}, but got {name!r}")
-        points = {c.digest: objective_values(c, objectives) for c in candidates if c.measurement}
-        members = [
-            c
-            for c in {c.digest: c for c in candidates if c.measurement}.values()
-            if not any(dominates(other, points[c.digest]) for other in points.values())
-        ]
+        measured = {c.digest: c for c in candidates if c.measurement}
+        found = {digest: objective_intervals(c, objectives) for digest, c in measured.items()}
+        members = [c for c in measured.values() if not any(beats(other, found[c.digest]) for other in found.values())]
         members.sort(key=lambda c: -c.measurement.speedup.value if c.measurement else 0.0)
         ends = {"accuracy_drop": 0.05, "latency": 1.0}
         base = dict(zip(objectives, objective_values(baseline, objectives), strict=True))

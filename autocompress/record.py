@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autocompress.errors import StudyError
-from autocompress.measurement import Environment, Measurement
+from autocompress.measurement import Environment, Measurement, Speedup
 from autocompress.pareto import Candidate, ParetoFront
 from autocompress.recipe import first_problem
 
@@ -63,6 +63,37 @@ class Chosen(_Frozen):
     test: Measurement | None = None
 
 
+class FinalistPair(_Frozen):
+    """Two finalists.
+
+    Attributes:
+        faster: Digest of the one whose median is smaller.
+        slower: Digest of the other.
+        ratio: Latency of the slower / latency of the faster, from the same rounds.
+    """
+
+    faster: str
+    slower: str
+    ratio: Speedup
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether the interval of their ratio leaves 1 out."""
+        return self.ratio.low > 1
+
+
+class Finalists(_Frozen):
+    """Candidates that were timed together in one session, after the search; their speed-ups are from there.
+
+    Attributes:
+        digests: Fastest first.
+        pairs: Every two of them.
+    """
+
+    digests: tuple[str, ...]
+    pairs: tuple[FinalistPair, ...]
+
+
 class StudyRecord(_Frozen):
     """A whole study as data; every picture and table is made from it.
 
@@ -72,6 +103,7 @@ class StudyRecord(_Frozen):
         environment: Where it was measured.
         candidates: All that were tried, in order; the first is the FP32 baseline.
         chosen: The choice, once there is one.
+        finalists: Those that were timed together at the end of the last search, once they were.
         findings: Plain sentences that a user should read.
         seconds: Wall-clock seconds of the whole study by phase, `total` among them.
     """
@@ -81,6 +113,7 @@ class StudyRecord(_Frozen):
     environment: Environment
     candidates: tuple[Candidate, ...]
     chosen: Chosen | None = None
+    finalists: Finalists | None = None
     findings: tuple[str, ...] = ()
     seconds: dict[str, float] = {}
 

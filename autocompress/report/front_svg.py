@@ -24,7 +24,8 @@ SMALLEST_AREA, BASELINE_AREA = 16.0, 220.0
 NOTE = (
     "Up and to the right is better. Horizontal bars: 95 % interval of the speed-up. "
     "Vertical bars: 90 % interval of the drop.\n"
-    "The area of a marker follows its size in bytes. Filled markers off the line are on the front for their size."
+    "The area of a marker follows its size in bytes. Filled markers off the line are on the front for their size, "
+    "or because the error allows no verdict."
 )
 
 

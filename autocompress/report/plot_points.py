@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from autocompress.measurement import Measurement
-from autocompress.pareto import Candidate, ParetoFront
+from autocompress.pareto import Candidate, dominates
 from autocompress.record import StudyRecord
 from autocompress.report.wording import shortened
 
@@ -25,7 +25,7 @@ class PlotPoint:
         candidate: Which one.
         measurement: Its numbers on the validation split.
         kind: `baseline` for FP32, `anchor` for a named recipe, else `candidate`.
-        on_front: Whether no other candidate dominates it.
+        on_front: Whether no other candidate beats it beyond the error of both.
         is_chosen: Whether the study chose it.
     """
 
@@ -81,13 +81,14 @@ def with_zipped_sizes(record: StudyRecord) -> bool:
 
 
 def staircase(record: StudyRecord) -> list[tuple[float, float]]:
-    """Speed-up and drop in points of the front of these two alone, slowest first.
+    """Speed-up and drop in points of those that no other dominates in these two values alone, slowest first.
 
-    Members of the whole front that are off this line are kept for their size.
+    Members of the whole front that are off this line are kept for their size, or because their error allows no verdict.
     """
-    front = ParetoFront.of(record.candidates, record.baseline, ("accuracy_drop", "latency"))
-    members = [c.measurement for c in front.candidates if c.measurement is not None]
-    return sorted((m.speedup.value, 100 * m.accuracy_drop.value) for m in members)
+    measured = [c.measurement for c in record.candidates if c.measurement is not None]
+    values = {(1 / m.speedup.value, m.accuracy_drop.value) for m in measured}
+    line = [value for value in values if not any(dominates(other, value) for other in values)]
+    return sorted((1 / latency, 100 * drop) for latency, drop in line)
 
 
 def lowest_drop_shown(points: Sequence[PlotPoint], max_drop: float) -> float | None:

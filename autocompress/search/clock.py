@@ -17,6 +17,7 @@ TARGET_CANDIDATES = 10  # short ones that should fit
 _STEPS_WITHOUT_LIMIT = 150
 _LONG_MARGIN = 1.15  # a long training that is cut off by the end of the budget is lost
 _FINISH_FIXED_SECONDS = 6.0
+_FINALISTS_SHARE, _FINALISTS_SECONDS = 0.03, 12.0  # of the budget, and at most
 _FINISH_PER_MEASURING = 3.0  # the test split is larger, and latency is measured longer
 
 
@@ -50,9 +51,14 @@ class SearchClock:
 
     @property
     def finish_seconds(self) -> float:
-        """Forecast of the confirmation on the test split, the ONNX export and the report."""
-        finish = _FINISH_FIXED_SECONDS + _FINISH_PER_MEASURING * self.measuring_seconds
+        """Forecast of timing the finalists, the confirmation on the test split, the ONNX export and the report."""
+        finish = _FINISH_FIXED_SECONDS + _FINISH_PER_MEASURING * self.measuring_seconds + self.finalist_seconds
         return min(finish, 0.4 * (self._budget.seconds or finish / 0.4))
+
+    @property
+    def finalist_seconds(self) -> float:
+        """Seconds for timing the finalists together."""
+        return self.share(_FINALISTS_SHARE, _FINALISTS_SECONDS)
 
     def share(self, share: float, at_most: float) -> float:
         """Seconds that are `share` of a budget of time, and `at_most`; without a time limit the latter."""

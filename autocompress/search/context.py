@@ -14,6 +14,7 @@ from torch import nn
 from autocompress.compress import CompressedModel, compress, shrunk_recipe
 from autocompress.deploy import load_openvino, read_tensors
 from autocompress.graph import ModelGraph
+from autocompress.latency import LatencyProcess
 from autocompress.measure import Predictions, predict_deployed
 from autocompress.recipe import Recipe
 from autocompress.task import Task, call
@@ -58,6 +59,14 @@ class EvaluationContext:
     _baseline: dict[str, Predictions] = field(default_factory=dict, repr=False)
     _structure: list[Any] = field(default_factory=list, repr=False)
     _teacher: list[nn.Module] = field(default_factory=list, repr=False)
+    _timer: list[LatencyProcess] = field(default_factory=list, repr=False)
+
+    @property
+    def timer(self) -> LatencyProcess:
+        """The process that times models; it ends with the one that this object is in."""
+        if not self._timer:
+            self._timer.append(LatencyProcess())
+        return self._timer[0]
 
     @property
     def baseline_folder(self) -> Path:

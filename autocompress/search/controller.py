@@ -18,7 +18,12 @@ from autocompress.search import findings
 from autocompress.search.budget import Budget
 from autocompress.search.clock import SearchClock
 from autocompress.search.context import EvaluationContext, Rung
-from autocompress.search.evaluate import default_precision, export_candidate, export_onnx, measure_candidate
+from autocompress.search.ending import Ending
+from autocompress.search.evaluate import (
+    default_precision,
+    export_candidate,
+    measure_candidate,
+)
 from autocompress.search.folder import UNFINISHED, StudyFolder, replace_folder
 from autocompress.search.identity import Configuration
 from autocompress.search.interruption import Interruption
@@ -31,7 +36,6 @@ from autocompress.space import BoundSpace, anchors
 from autocompress.task import Task
 from autocompress.train import LOG, Hardware, follow
 
-CONFIRMATION = LatencySettings(min_pairs=100, max_pairs=600, max_seconds=6.0, half_width=0.004)
 RANGE_TEST_SHARE = 0.05  # of the budget, at most, for finding a learning rate
 MAX_REPEATS = 100  # sampled recipes in a row that are known already; then the space counts as used up
 LONG_MAX_EXTRA_DROP = 0.06  # a candidate further below the floor is not worth a longer training
@@ -98,7 +102,9 @@ class Controller:
                 )
             if self._ledger.candidates:
                 self._ledger.choose(self._ledger.best())
-                self._confirm(worker)
+                ending = Ending(self._ledger, worker, self._report)
+                ending.time_finalists(self._clock.finalist_seconds)
+                ending.confirm()
                 self._ledger.conclude(self._clock.elapsed)
         return self._ledger.record()
 
@@ -110,7 +116,7 @@ class Controller:
             self._ledger.write_chosen()
         else:
             with self._worker(self._task, self._graph) as worker:
-                self._confirm(worker)
+                Ending(self._ledger, worker, self._report).confirm()
         self._ledger.save()
 
     def _worker(self, task: Task, graph: ModelGraph) -> Worker:
@@ -293,35 +299,6 @@ class Controller:
         self._clock.learn(candidate)
         self._n_done += not candidate.recipe.is_identity
         self._report(self._phase, finished=candidate)
-
-    def _confirm(self, worker: Worker) -> None:
-        """Measure the choice on the test split with more latency pairs, then write `chosen/` whole."""
-        chosen = self._ledger.chosen
-        if chosen is None:
-            return
-        recipe, source = self._ledger.candidates[chosen.digest].recipe, self._ledger.source(chosen.digest)
-        try:
-            self._report("confirming the choice on the test split")
-            test, seconds = worker.call(measure_candidate, recipe, source, "test", CONFIRMATION)
-            self._ledger.chosen = chosen.model_copy(update={"test": test})
-            self._ledger.add_seconds(seconds)
-            self._report("exporting the choice to ONNX")
-            self._ledger.write_chosen(lambda path: self._export_onnx(worker, recipe, source, path))
-        except WorkFailedError as error:
-            self._ledger.findings.append(f"the choice could not be confirmed on the test split: {error}")
-            self._ledger.write_chosen()
-        except KeyboardInterrupt:
-            self._ledger.write_chosen()
-
-    def _export_onnx(self, worker: Worker, recipe: Recipe, source: Path, path: Path) -> str:
-        start = time.monotonic()
-        try:
-            worker.call(export_onnx, recipe, source, path.resolve())
-        except WorkFailedError as error:
-            return str(error)
-        finally:
-            self._ledger.add_seconds({"export": time.monotonic() - start})
-        return ""
 
     def _report(self, phase: str, finished: Candidate | None = None, message: str = "") -> None:
         self._phase = phase

@@ -3,6 +3,8 @@
 Nothing here knows of Optuna; arguments and results can be pickled, so a call may run in any process that has the task.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from autocompress.deploy import load_openvino, save_openvino, size_bytes, to_openvino, write_onnx, zipped_bytes
 from autocompress.graph import inspect_model
-from autocompress.latency import LatencySettings, compile_model, default_precision_speedup, paired_latency
+from autocompress.latency import JointLatency, LatencySettings, compile_model
 from autocompress.measure import (
     accuracy_drop,
     agreement,
@@ -56,7 +58,7 @@ def measure_candidate(
         recipe: A candidate that `export_candidate` has exported.
         folder: Where its files are.
         split: Data for the accuracy.
-        latency: How to measure latency.
+        latency: How to measure latency; the study says with how many threads.
 
     Returns:
         The measurement, and seconds by phase.
@@ -70,8 +72,9 @@ def measure_candidate(
         drop = accuracy_drop(context.task, context.baseline_predictions(split), deployed)
         accuracy, torch_accuracy = (score_of(context.task, p) for p in (deployed, torch_predictions))
     with watch.phase("latency"):
-        baseline_model = load_openvino(context.baseline_folder / MODEL)
-        timed = paired_latency(baseline_model, model, real_input(context.task), latency)
+        timed = context.timer.compare(
+            context.baseline_folder / MODEL, folder / MODEL, real_input(context.task), _with_threads(context, latency)
+        )
         ran_in = layer_precisions(compile_model(model, context.n_inference_threads), compressed.quantized)
     measurement = Measurement(
         accuracy=accuracy,
@@ -80,6 +83,7 @@ def measure_candidate(
         agreement=agreement(deployed, torch_predictions),
         speedup=timed.speedup,
         latency_ms=timed.latency_ms,
+        latency_check=timed.check,
         size_bytes=size_bytes(folder / MODEL),
         zipped_bytes=zipped_bytes(folder / MODEL),
         macs=inspect_model(compressed.module, context.task.example_input, with_groups=False).macs,
@@ -88,6 +92,33 @@ def measure_candidate(
         n_samples=deployed.n_samples,
     )
     return measurement, watch.seconds
+
+
+def time_together(
+    context: EvaluationContext, folders: Sequence[Path], latency: LatencySettings
+) -> tuple[JointLatency, Seconds]:
+    """Time the deployed models in `folders` against the baseline and each other, in one session.
+
+    Args:
+        context: The study's; the FP32 baseline must be in its folder.
+        folders: Where `export_candidate` has written them.
+        latency: How to measure; the study says with how many threads.
+
+    Returns:
+        The latencies in the order of `folders`, and seconds by phase.
+    """
+    watch = Stopwatch()
+    with watch.phase("latency"):
+        paths = [folder / MODEL for folder in folders]
+        inputs = real_input(context.task)
+        timed = context.timer.compare_all(
+            context.baseline_folder / MODEL, paths, inputs, _with_threads(context, latency)
+        )
+    return timed, watch.seconds
+
+
+def _with_threads(context: EvaluationContext, latency: LatencySettings) -> LatencySettings:
+    return replace(latency, n_threads=context.n_inference_threads)
 
 
 def _last(context: EvaluationContext, split: Split) -> Any:
@@ -122,6 +153,6 @@ def default_precision(context: EvaluationContext) -> tuple[str, float, float, fl
     name = default_precision_of(model, context.n_inference_threads)
     if name == "f32":
         return None
-    settings = LatencySettings(n_threads=context.n_inference_threads)
-    speedup = default_precision_speedup(model, real_input(context.task), settings)
+    settings = _with_threads(context, LatencySettings())
+    speedup = context.timer.default_precision(context.baseline_folder / MODEL, real_input(context.task), settings)
     return name, speedup.value, speedup.low, speedup.high

@@ -1,13 +1,15 @@
 """What a study has found so far, and its files: candidates, choice, findings, seconds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from autocompress.latency import JointLatency
 from autocompress.measurement import Measurement
 from autocompress.pareto import Candidate, Choice, Wishes, choose
 from autocompress.record import Chosen, StudyInfo, StudyRecord
 from autocompress.search import findings
 from autocompress.search.chosen import Manifest, write_chosen
+from autocompress.search.finalists import compared, with_latencies
 from autocompress.search.folder import StudyFolder
 from autocompress.search.identity import Configuration
 
@@ -23,6 +25,7 @@ class Ledger:
     Attributes:
         candidates: By digest, in the order in which they were first tried.
         chosen: The present choice, None before the first.
+        finalists: Those that were timed together at the end of the last search.
         findings: Sentences about model and processor.
     """
 
@@ -31,6 +34,7 @@ class Ledger:
         known = StudyRecord.read(folder.record) if folder.record.is_file() else None
         self.candidates = {c.digest: c for c in known.candidates} if known else {}
         self.chosen = known.chosen if known else None
+        self.finalists = known.finalists if known else None
         self.findings: list[str] = list(known.findings) if known else []
         self._seconds = dict(known.seconds) if known else {}
         self._seconds_before = self._seconds.get("total", 0.0)
@@ -43,6 +47,7 @@ class Ledger:
             environment=self._configuration.environment,
             candidates=tuple(self.candidates.values()),
             chosen=self.chosen,
+            finalists=self.finalists,
             findings=tuple(dict.fromkeys(self.findings)),
             seconds=self._seconds,
         )
@@ -59,6 +64,8 @@ class Ledger:
     def keep(self, candidate: Candidate) -> None:
         """Record a finished candidate, and bring `chosen/` up to date where it changes the choice."""
         self.candidates[candidate.digest] = candidate
+        if self.finalists and candidate.digest in self.finalists.digests:  # what they were compared with is no more
+            self.finalists = None
         self.add_seconds(candidate.seconds)
         if candidate.measurement:
             choice = self.best()
@@ -66,6 +73,13 @@ class Ledger:
             if changed or choice.candidate.digest == candidate.digest:
                 self.choose(choice)
                 self.write_chosen()
+        self.save()
+
+    def keep_finalists(self, candidates: Sequence[Candidate], timed: JointLatency) -> None:
+        """Take over what one session of all finalists says, and choose again with it."""
+        self.candidates |= {c.digest: c for c in with_latencies(candidates, timed)}
+        self.finalists = compared(candidates, timed)
+        self.choose(self.best())
         self.save()
 
     def best(self) -> Choice:

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from autocompress.graph import ModelGraph, inspect_model
-from autocompress.latency import LatencySettings
+from autocompress.latency import FINALIST
 from autocompress.measure import describe_environment
 from autocompress.measurement import Measurement
 from autocompress.recipe import Recipe
@@ -21,7 +21,6 @@ from autocompress.task import Task
 from autocompress.train import Hardware
 
 OnPhase = Callable[[str], None]
-_LATENCY = LatencySettings(min_pairs=100, max_pairs=600, max_seconds=6.0, half_width=0.004)
 SPEEDUP = "speed-up"
 VERIFY_ATTEMPTS = 3  # a neighbour on the same machine can spoil one measurement of the speed-up
 SPEEDUP_SHARE = 0.9  # two sessions on one machine differ by more than one session's interval (facts: openvino-cpu.md)
@@ -94,7 +93,7 @@ def compress_once(
         worker.call(export_candidate, recipe, out)
         worker.call(export_onnx, recipe, out, out / ONNX)
         on_phase("measuring on the test split")
-        measurement, _ = worker.call(measure_candidate, recipe, out, "test", _LATENCY)
+        measurement, _ = worker.call(measure_candidate, recipe, out, "test", FINALIST)
     return measurement
 
 
@@ -121,7 +120,7 @@ def verify_chosen(folder: Path, task: Task, on_phase: OnPhase = lambda _: None) 
         with _worker_with_baseline(task, graph, Path(work), on_phase) as worker:
             for attempt in range(VERIFY_ATTEMPTS):
                 on_phase(f"measuring on the {split} split" + (", once more" if attempt else ""))
-                here, _ = worker.call(measure_candidate, recipe, copied, split, _LATENCY)
+                here, _ = worker.call(measure_candidate, recipe, copied, split, FINALIST)
                 claims = _claims(manifest.chosen.test or manifest.candidate.measurement, here)
                 if {claim.what for claim in claims if not claim.holds} != {SPEEDUP}:
                     break
