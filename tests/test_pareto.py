@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from autocompress.errors import StudyError
-from autocompress.measurement import Interval
+from autocompress.measurement import Interval, Speedup
 from autocompress.pareto import (
     DEFAULT_OBJECTIVES,
     Candidate,
     ParetoFront,
     Wishes,
+    beats,
     bound_of_drop,
     choose,
     dominates,
@@ -240,3 +241,61 @@ def test_the_reason_names_every_broken_wish() -> None:
 def test_nothing_measured_cannot_be_chosen_from() -> None:
     with pytest.raises(StudyError, match="no candidate was measured"):
         choose([candidate("failed")], Wishes())
+
+
+def interval(value: float, half_width: float) -> Interval:
+    return Interval(value=value, low=value - half_width, high=value + half_width)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        pytest.param([(1.0, 0.1)], [(1.3, 0.1)], True, id="disjoint intervals"),
+        pytest.param([(1.0, 0.1)], [(1.1, 0.1)], False, id="intervals that meet"),
+        pytest.param([(1.0, 0.1), (2.0, 0.1)], [(1.3, 0.1), (1.9, 0.5)], False, id="better, but worse by chance"),
+        pytest.param([(1.0, 0.1), (2.0, 0.1)], [(1.3, 0.1), (2.0, 0.1)], True, id="better once, else equal"),
+        pytest.param([(1.0, 0.0)], [(1.0, 0.0)], False, id="equal"),
+    ],
+)
+def test_a_candidate_is_beaten_only_beyond_the_error(
+    a: list[tuple[float, float]], b: list[tuple[float, float]], expected: bool
+) -> None:
+    assert beats([interval(*x) for x in a], [interval(*x) for x in b]) is expected
+
+
+measured_once = st.tuples(coordinate, coordinate).map(lambda pair: interval(*pair))
+
+
+@given(st.lists(st.tuples(measured_once, measured_once), min_size=1, max_size=6))
+def test_somebody_is_always_unbeaten_and_nobody_unbeaten_is_beaten_without_error(
+    points: list[tuple[Interval, Interval]],
+) -> None:
+    unbeaten = [p for p in points if not any(beats(other, p) for other in points)]
+    assert unbeaten
+    values = [tuple(x.value for x in p) for p in points]
+    best = [p for p, v in zip(points, values, strict=True) if not any(dominates(other, v) for other in values)]
+    assert all(p in unbeaten for p in best)
+
+
+def with_error(digest: str, drop: tuple[float, float], speed: tuple[float, float], size: int) -> Candidate:
+    speedup = Speedup(value=speed[0], low=speed[0] - speed[1], high=speed[0] + speed[1], n_pairs=30)
+    measured = measurement(drop[0], speed[0], size, accuracy_drop=interval(*drop), speedup=speedup)
+    return candidate(digest, 0.0, 1.0).model_copy(update={"measurement": measured})
+
+
+@pytest.mark.parametrize(
+    ("drop", "speed", "size", "is_on_front"),
+    [
+        pytest.param((0.011, 0.005), (1.99, 0.03), 1001, True, id="alike in everything"),
+        pytest.param((0.011, 0.005), (1.99, 0.03), 1100, False, id="certainly larger"),
+        pytest.param((0.011, 0.005), (1.80, 0.03), 1001, False, id="certainly slower"),
+        pytest.param((0.030, 0.005), (1.99, 0.03), 1001, False, id="certainly worse"),
+        pytest.param((0.030, 0.005), (2.01, 0.03), 1001, True, id="faster at a price"),
+    ],
+)
+def test_the_front_keeps_what_the_error_does_not_tell_apart(
+    drop: tuple[float, float], speed: tuple[float, float], size: int, is_on_front: bool
+) -> None:
+    first = with_error("first", (0.01, 0.005), (2.0, 0.03), 1000)
+    front = ParetoFront.of([first, with_error("other", drop, speed, size)], BASELINE, DEFAULT_OBJECTIVES)
+    assert ("other" in digests(front)) is is_on_front and "first" in digests(front)

@@ -23,6 +23,10 @@ COLUMN_TYPES = {
     "speedup_high": "float64",
     "n_pairs": "Int64",
     "latency_ms": "float64",
+    "latency_p90_ms": "float64",
+    "latency_p99_ms": "float64",
+    "noise_floor": "float64",
+    "is_noisy": "boolean",
     "size_bytes": "Int64",
     "zipped_bytes": "Int64",
     "macs": "Int64",
@@ -45,7 +49,8 @@ def frame(record: StudyRecord) -> pd.DataFrame:
         accuracy, torch_accuracy: Score of the deployed and of the torch model, validation split.
         accuracy_drop, accuracy_drop_low, accuracy_drop_high: In units of the score, positive is worse; 90 % interval.
         speedup, speedup_low, speedup_high, n_pairs: Paired ratio to the baseline; 95 % interval; pairs behind it.
-        latency_ms: Median of one inference, milliseconds.
+        latency_ms, latency_p90_ms, latency_p99_ms: Median and upper percentiles of one inference, milliseconds.
+        noise_floor, is_noisy: As in `LatencyCheck`; missing in records of older versions, as the percentiles.
         size_bytes, zipped_bytes, macs, agreement: As in `Measurement`.
         on_front: Whether the candidate is on the Pareto front; False for a failed one.
         seconds: Wall-clock seconds that the candidate took: its phase `total`, else the sum of its phases.
@@ -77,7 +82,10 @@ def _row(candidate: Candidate, on_front: bool) -> dict[str, Any]:
     m = candidate.measurement
     if m is None:
         return row
-    drop, speedup = m.accuracy_drop, m.speedup
+    drop, speedup, check = m.accuracy_drop, m.speedup, m.latency_check
+    if check:
+        row |= {"latency_p90_ms": check.p90_ms, "latency_p99_ms": check.p99_ms}
+        row |= {"noise_floor": check.noise_floor, "is_noisy": check.is_noisy}
     return row | {
         "accuracy": m.accuracy,
         "torch_accuracy": m.torch_accuracy,

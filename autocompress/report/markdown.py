@@ -8,6 +8,8 @@ from autocompress.measurement import TrainingSummary
 from autocompress.pareto import Candidate
 from autocompress.record import StudyRecord, write_atomically
 from autocompress.report.chosen_recipe import group_rows, layer_rows, recipe_sentences
+from autocompress.report.finalists import HEAD as FINALIST_HEAD
+from autocompress.report.finalists import alike_sentences, finalist_rows
 from autocompress.report.headline import floor_sentence, headline
 from autocompress.report.plot_points import PlotPoint, plot_points
 from autocompress.report.trainings import (
@@ -26,6 +28,10 @@ INTERVALS = (
     "Drop: baseline minus candidate on the same samples (positive is worse) in points, 100 times the score, with its "
     "two-sided 90 % interval. The floor is held against a one-sided 95 % bound that is corrected for the number of "
     "candidates compared (Bonferroni), since the fastest of many that look good is a lucky one: it lies above that end."
+)
+FINALISTS = (
+    "After the search these were timed in one session, in the same rounds and random order, since sessions of "
+    "different minutes differ by a few percent. Over the next: latency of the next row / latency of this one."
 )
 LOSSES = (
     "Loss: means over the first and over the last steps; what it is made of differs with the recipe, so compare it "
@@ -48,6 +54,7 @@ def write_report_md(record: StudyRecord, path: Path) -> None:
     sections = [
         _summary(record),
         _front(record),
+        _finalists(record),
         _recipe(record),
         _training(record),
         _list("Findings", [escape(sentence) for sentence in record.findings]),
@@ -81,7 +88,8 @@ def _front(record: StudyRecord) -> str:
     text = f"## Front\n\n![front](front.svg)\n\n{table}\n\n{INTERVALS}"
     n_failed = len(record.candidates) - len(shown)
     counts = (
-        f"{len(shown)} candidates measured, {n_failed} failed; the measured ones that are not listed are dominated."
+        f"{len(shown)} candidates measured, {n_failed} failed. For each measured one that is not listed another is at "
+        "least as good in everything and, beyond the error of both, better in something."
     )
     return f"{text}\n\n{counts} All of them, with hover, are in [front.html](front.html)."
 
@@ -99,6 +107,15 @@ def _row(point: PlotPoint) -> list[str]:
         zipped(m.zipped_bytes),
         f"{m.macs:,}",
     ]
+
+
+def _finalists(record: StudyRecord) -> str:
+    rows = finalist_rows(record)
+    if not rows:
+        return ""
+    table = _table(*_without_empty(FINALIST_HEAD, _escaped(rows), "lrrrrrr"))
+    alike = [f"{escape(sentence[0].upper() + sentence[1:])}." for sentence in alike_sentences(record)]
+    return "\n\n".join(["## Finalists, timed together", table, FINALISTS, *alike])
 
 
 def _recipe(record: StudyRecord) -> str:

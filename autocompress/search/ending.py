@@ -1,4 +1,4 @@
-"""The end of a search: finalists timed together, the choice confirmed on the test split, and `chosen/` written whole."""
+"""The end of a search: finalists timed together, the choice confirmed on the test split, `chosen/` written whole."""
 
 import time
 from collections.abc import Callable

@@ -32,6 +32,7 @@ def about_candidates(candidates: Iterable[Candidate], environment: Environment) 
     if any(2 <= bits.weight_bits < 7 for c, _ in measured for bits in c.recipe.layers.values()):
         found.append("weights below 7 bits make the files smaller; they run in the same integer kernels as 8 bits")
     found += _about_sparsity(measured)
+    found += _about_noise([m for _, m in measured])
     failed = [c for c in candidates if c.failure]
     if failed:
         found.append(f"{len(failed)} candidates failed; the last because {failed[-1].failure}")
@@ -47,6 +48,18 @@ def _about_saturation(measured: list[tuple[Candidate, Measurement]], environment
         if 8 in widths and m.agreement < _SATURATED:
             found.append(f"{c.name} agrees with torch on {m.agreement:.1%} of the samples: saturation")
     return found[: _MANY + 1]
+
+
+def _about_noise(measured: list[Measurement]) -> list[str]:
+    """Latencies that were taken on a busy machine."""
+    noisy = [m.latency_check for m in measured if m.latency_check and m.latency_check.is_noisy]
+    if not noisy:
+        return []
+    busiest, floor = max(c.busy_share for c in noisy), max(c.noise_floor for c in noisy)
+    return [
+        f"{len(noisy)} of {len(measured)} latencies are noisier than asked for: other processes had up to "
+        f"{busiest:.0%} of the processor, and the baseline differed from itself by up to {floor:.1%}; search on a quiet machine"
+    ]
 
 
 def _about_sparsity(measured: list[tuple[Candidate, Measurement]]) -> list[str]:
