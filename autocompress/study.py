@@ -23,8 +23,6 @@ from autocompress.space import DEFAULT_SPACE, BoundSpace, SearchSpace, load_spac
 from autocompress.task import Task
 from autocompress.train import Hardware
 
-N_INFERENCE_THREADS = 1
-
 
 class Study:
     """A study in its folder; make one with `create_study` or `load_study`.
@@ -163,6 +161,7 @@ def create_study(
     sampler: str = "tpe",
     seed: int = 0,
     finetune_steps: int | None = None,
+    threads: int = 1,
     task_reference: str | None = None,
 ) -> Study:
     """A study in the folder `out`; one that is there already is taken up again.
@@ -176,6 +175,7 @@ def create_study(
         sampler: `tpe` or `random`.
         seed: Seed of search and training.
         finetune_steps: Training steps of each candidate; by default as many as suit the first budget.
+        threads: Inference threads of every latency, >= 1 and at most as many as there are cores.
         task_reference: How the command line names the task, for `choose` and `verify`.
 
     Raises:
@@ -209,7 +209,7 @@ def create_study(
         sampler=sampler,
         seed=seed,
         finetune_steps=finetune_steps,
-        environment=describe_environment(N_INFERENCE_THREADS),
+        environment=describe_environment(threads),
     )
     folder = StudyFolder(Path(out))
     if folder.configuration.is_file():

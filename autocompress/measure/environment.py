@@ -10,6 +10,7 @@ import openvino
 import torch
 from openvino import opset13 as ops
 
+from autocompress.errors import MeasurementError
 from autocompress.latency import compile_model
 from autocompress.measurement import Environment
 
@@ -17,12 +18,19 @@ _PACKAGES = ("openvino", "torch", "optuna", "onnx", "torch-pruning", "numpy")
 
 
 def describe_environment(n_threads: int) -> Environment:
-    """The processor that this process runs on, for latencies measured with `n_threads` threads."""
+    """The processor that this process runs on, for latencies measured with `n_threads` threads.
+
+    Raises:
+        MeasurementError: There are not that many cores.
+    """
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not 1 <= n_threads <= n_cores:
+        raise MeasurementError(f"threads must be in 1..{n_cores}, the cores that may be used here, but got {n_threads}")
     core = openvino.Core()
     return Environment(
         cpu=_cpu_name(core),
         capabilities=tuple(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
-        n_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        n_cores=n_cores,
         inference_threads=n_threads,
         int8_saturates=int8_saturates(),
         versions={"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},

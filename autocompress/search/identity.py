@@ -47,7 +47,8 @@ class Configuration(BaseModel):
             StudyError: It does not; the message lists what differs.
         """
         mine, theirs = (
-            c.model_dump(exclude={"environment", "task_reference", "finetune_steps"}) | {"CPU": c.environment.cpu}
+            c.model_dump(exclude={"environment", "task_reference", "finetune_steps"})
+            | {"CPU": c.environment.cpu, "threads": c.environment.inference_threads}
             for c in (self, wanted)
         )
         differences = _differences(mine, theirs)

@@ -38,10 +38,10 @@ class Claim:
 
 @contextmanager
 def _worker_with_baseline(
-    task: Task, graph: ModelGraph, folder: Path, on_phase: OnPhase, hardware: Hardware | None = None
+    task: Task, graph: ModelGraph, folder: Path, on_phase: OnPhase, threads: int, hardware: Hardware | None = None
 ) -> Iterator[Worker]:
     """A worker whose folder of candidates holds the deployed FP32 model."""
-    environment = describe_environment(1)
+    environment = describe_environment(threads)
     context = EvaluationContext(
         task,
         graph,
@@ -65,6 +65,7 @@ def compress_once(
     seed: int,
     on_phase: OnPhase = lambda _: None,
     hardware: Hardware | None = None,
+    threads: int = 1,
 ) -> Measurement:
     """Apply `recipe`, fine-tune, deploy into `out` and measure on the test split.
 
@@ -76,6 +77,7 @@ def compress_once(
         seed: Of the training.
         on_phase: Told what is being done.
         hardware: On what to train.
+        threads: Inference threads, >= 1.
 
     Raises:
         AutocompressError: The recipe does not fit the model, or a step fails.
@@ -85,7 +87,7 @@ def compress_once(
     out = out.resolve()
     with (
         TemporaryDirectory(prefix=".work-", dir=out) as work,
-        _worker_with_baseline(task, graph, Path(work), on_phase, hardware) as worker,
+        _worker_with_baseline(task, graph, Path(work), on_phase, threads, hardware) as worker,
     ):
         on_phase(f"fine-tuning ({n_steps} steps)")
         worker.call(train_candidate, recipe, out, Rung("single", n_steps), seed)
@@ -117,7 +119,8 @@ def verify_chosen(folder: Path, task: Task, on_phase: OnPhase = lambda _: None) 
     with TemporaryDirectory(prefix="autocompress-verify-") as work:
         copied = Path(work) / "copied"
         shutil.copytree(folder, copied)
-        with _worker_with_baseline(task, graph, Path(work), on_phase) as worker:
+        threads = manifest.environment.inference_threads
+        with _worker_with_baseline(task, graph, Path(work), on_phase, threads) as worker:
             for attempt in range(VERIFY_ATTEMPTS):
                 on_phase(f"measuring on the {split} split" + (", once more" if attempt else ""))
                 here, _ = worker.call(measure_candidate, recipe, copied, split, FINALIST)

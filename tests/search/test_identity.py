@@ -95,7 +95,14 @@ def test_the_same_study_is_taken_up_again() -> None:
     known.refuse_changes(Configuration.model_validate_json(known.model_dump_json()), "out")
 
 
-def test_another_cpu_is_refused() -> None:
-    elsewhere = configuration().environment.model_copy(update={"cpu": "another CPU"})
-    with pytest.raises(StudyError, match="CPU was 'a CPU', is now 'another CPU'"):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        pytest.param({"cpu": "another CPU"}, "CPU was 'a CPU', is now 'another CPU'", id="CPU"),
+        pytest.param({"inference_threads": 2}, "threads was 1, is now 2", id="threads"),
+    ],
+)
+def test_speed_ups_that_do_not_compare_are_refused(change: dict[str, Any], said: str) -> None:
+    elsewhere = configuration().environment.model_copy(update=change)
+    with pytest.raises(StudyError, match=said):
         configuration().refuse_changes(configuration(environment=elsewhere), "out")
