@@ -12,7 +12,7 @@ from autocompress.compress import CompressedModel, compress
 from autocompress.compress.filter_pruning import n_kept
 from autocompress.deploy import to_openvino
 from autocompress.graph import ModelGraph, inspect_model, unfold_attention
-from autocompress.measure import compile_model
+from autocompress.latency import compile_model
 from autocompress.recipe import Recipe
 from autocompress.task import call, flatten
 from tests.architectures import ARCHITECTURES

@@ -13,7 +13,7 @@ from autocompress.compress import CompressedModel, calibrate, compress
 from autocompress.deploy import to_openvino
 from autocompress.errors import TrainingError
 from autocompress.graph import inspect_model
-from autocompress.measure import compile_model
+from autocompress.latency import compile_model
 from autocompress.recipe import Distillation
 from tests import tiny
 
