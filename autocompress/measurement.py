@@ -88,6 +88,8 @@ class Measurement(_Frozen):
         accuracy_drop: How much worse than the deployed baseline on the same samples, in units of the score,
             positive when worse whatever the direction of the score; two-sided 90 % interval.
         agreement: Fraction of samples on which torch and deployed model decide alike.
+        largest_difference: Between two outputs of torch and deployed model, in units of the outputs; None in records of
+            older versions.
         speedup: Paired latency ratio to the baseline.
         latency_ms: Median of one inference, milliseconds.
         latency_check: What speaks for and against the two numbers before; None in records of older versions.
@@ -103,6 +105,7 @@ class Measurement(_Frozen):
     torch_accuracy: Finite
     accuracy_drop: Interval
     agreement: Annotated[float, Field(ge=0, le=1)]
+    largest_difference: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     speedup: Speedup
     latency_ms: Positive
     latency_check: LatencyCheck | None = None

@@ -1,6 +1,6 @@
-"""Outputs and score of torch and deployed models, and their paired comparison on the same samples."""
+"""Outputs and score of torch and deployed models."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from autocompress.errors import MeasurementError
-from autocompress.measure.runtime import compile_model
-from autocompress.measurement import Interval
+from autocompress.measure.inference import Arrays, BatchRunner
 from autocompress.task import Batch, Task, call, concatenate, flatten, like, split_batch
-
-N_RESAMPLES = 400
-_ALIKE = 0.1  # standard deviations of the torch output that may lie between two outputs that agree
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ def predict_deployed(
 ) -> Predictions:
     """Outputs of a deployed model, in the structure that the torch module gives.
 
-    The model's batch dimension is made dynamic; a model that does not allow it runs at its own batch size.
+    The model takes batches of any number of samples, and of any lengths that it allows, as `BatchRunner` says.
 
     Args:
         model: Deployed model; not changed.
@@ -62,62 +58,28 @@ def predict_deployed(
         n_threads: Threads that may be used; this is not the latency measurement.
 
     Raises:
-        MeasurementError: The split has no batches, or inference fails.
+        MeasurementError: The split has no batches, inference fails, or the model does not allow the lengths of a batch.
     """
-    runner = _Runner(model, n_threads)
-    outputs, targets = [], []
-    for batch in batches:
-        inputs, target = split_batch(batch, split)
-        arrays = [tensor.numpy() for tensor in flatten(inputs)]
-        outputs.append(like(structure, iter(runner(arrays))))
-        targets.append(target)
+    targets: list[Any] = []
+
+    def arrays() -> Iterator[Arrays]:
+        for batch in batches:
+            inputs, target = split_batch(batch, split)
+            targets.append(target)
+            yield [tensor.detach().cpu().numpy() for tensor in flatten(inputs)]
+
+    outputs = [like(structure, iter(tensors)) for tensors in BatchRunner(model, n_threads)(arrays())]
     return _joined(outputs, targets, split)
 
 
 def _joined(outputs: list[Any], targets: list[Any], split: str) -> Predictions:
     if not outputs:
         raise MeasurementError(f"the task's {split} data has no batches; give at least one (inputs, targets) pair")
-    return Predictions(concatenate(outputs), concatenate(targets))
-
-
-class _Runner:
-    """Runs batches of any size on a model that was exported for one size."""
-
-    def __init__(self, model: openvino.Model, n_threads: int) -> None:
-        self._size = int(model.inputs[0].partial_shape[0].get_length())
-        flexible = model.clone()
-        try:
-            flexible.reshape({port: [-1, *list(port.shape)[1:]] for port in flexible.inputs})
-            if any(
-                port.partial_shape[0].is_static for port in flexible.outputs if port.partial_shape.rank.get_length()
-            ):
-                raise MeasurementError("the model computes a fixed number of samples")
-            self._compiled, self._fixed = compile_model(flexible, n_threads), False
-        except (RuntimeError, MeasurementError):
-            self._compiled, self._fixed = compile_model(model, n_threads), True
-
-    def __call__(self, arrays: list[Any]) -> list[Tensor]:
-        try:
-            if not self._fixed:
-                return self._infer(arrays)
-            n = len(arrays[0])
-            parts = [
-                self._infer([_padded(a[i : i + self._size], self._size) for a in arrays])
-                for i in range(0, n, self._size)
-            ]
-        except RuntimeError as error:
-            last = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
-            raise MeasurementError(f"inference of the deployed model fails: {last.strip()[:200]}") from None
-        return [torch.cat(column)[:n] for column in zip(*parts, strict=True)]
-
-    def _infer(self, arrays: list[Any]) -> list[Tensor]:
-        results = self._compiled(arrays)
-        return [torch.from_numpy(results[port].copy()) for port in self._compiled.outputs]
-
-
-def _padded(array: Any, size: int) -> Any:
-    missing = size - len(array)
-    return array if missing == 0 else np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
+    try:
+        return Predictions(concatenate(outputs), concatenate(targets))
+    except RuntimeError as error:
+        law = f"outputs and targets of all batches of the {split} data must fit together along axis 0"
+        raise MeasurementError(f"{law}, but {error}; pad them to one length, or return one row a sample") from None
 
 
 def score_of(task: Task, predictions: Predictions) -> float:
@@ -135,32 +97,6 @@ def score_of(task: Task, predictions: Predictions) -> float:
     return value
 
 
-def accuracy_drop(task: Task, baseline: Predictions, candidate: Predictions, seed: int = 0) -> Interval:
-    """How much worse the candidate scores than the baseline on the same samples, positive when worse.
-
-    The interval is the two-sided 90 % percentile interval of a paired bootstrap over samples (Efron 1979), so that its
-    upper end is the one-sided 95 % bound.
-
-    Args:
-        task: Gives score and direction.
-        baseline: Predictions of the deployed FP32 model.
-        candidate: Predictions on the same samples in the same order.
-        seed: Of the resampling.
-    """
-    sign = 1.0 if task.higher_is_better else -1.0
-    value = sign * (score_of(task, baseline) - score_of(task, candidate))
-    rng = np.random.default_rng(seed)
-    drops = []
-    for _ in range(N_RESAMPLES):
-        chosen = torch.from_numpy(rng.integers(0, baseline.n_samples, baseline.n_samples))
-        pair = [
-            score_of(task, Predictions(take(p.outputs, chosen), take(p.targets, chosen))) for p in (baseline, candidate)
-        ]
-        drops.append(sign * (pair[0] - pair[1]))
-    low, high = np.quantile(drops, [0.05, 0.95])
-    return Interval(value=value, low=float(low), high=float(high))
-
-
 def take(structure: Any, chosen: Tensor) -> Any:
     """Samples `chosen` of tensors joined along axis 0; a list holds one item a sample."""
     if isinstance(structure, Tensor):
@@ -168,18 +104,3 @@ def take(structure: Any, chosen: Tensor) -> Any:
     if isinstance(structure, list):
         return [structure[i] for i in chosen.tolist()]
     return like(structure, iter([tensor[chosen] for tensor in flatten(structure)]))
-
-
-def agreement(a: Predictions, b: Predictions) -> float:
-    """Fraction of samples on which two models decide alike, in [0, 1].
-
-    For outputs of shape (n, classes) the largest output is at the same index; for others no value differs by more than
-    a tenth of the output's standard deviation.
-    """
-    alike = torch.ones(a.n_samples, dtype=torch.bool)
-    for x, y in zip(flatten(a.outputs), flatten(b.outputs), strict=True):
-        if x.dim() == 2 and x.shape[1] > 1:
-            alike &= x.argmax(dim=1) == y.argmax(dim=1)
-        elif x.is_floating_point():
-            alike &= (x - y).abs().flatten(1 if x.dim() > 1 else 0).reshape(len(x), -1).amax(dim=1) <= _ALIKE * x.std()
-    return float(alike.double().mean())

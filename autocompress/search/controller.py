@@ -105,6 +105,7 @@ class Controller:
                 ending = Ending(self._ledger, worker, self._report)
                 ending.time_finalists(self._clock.finalist_seconds)
                 ending.confirm()
+                ending.explain_differences()
                 self._ledger.conclude(self._clock.elapsed)
         return self._ledger.record()
 

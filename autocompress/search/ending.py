@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from autocompress.latency import FINALIST
+from autocompress.measure.parity import ENOUGH_AGREEMENT
 from autocompress.processes import WorkFailedError
 from autocompress.recipe import Recipe
 from autocompress.search.evaluate import export_onnx, measure_candidate, time_together
 from autocompress.search.finalists import choose_finalists
 from autocompress.search.ledger import Ledger
+from autocompress.search.saturation import parity_findings
 from autocompress.search.worker import Worker
 
 
@@ -70,6 +72,23 @@ class Ending:
             self._ledger.write_chosen()
         except KeyboardInterrupt:
             self._ledger.write_chosen()
+
+    def explain_differences(self) -> None:
+        """Find out why the chosen model differs from torch, where it does; after it is safe in `chosen/`."""
+        chosen = self._ledger.chosen
+        if chosen is None:
+            return
+        candidate, source = self._ledger.candidates[chosen.digest], self._ledger.source(chosen.digest)
+        measured = chosen.test or candidate.measurement
+        if measured is None or measured.agreement >= ENOUGH_AGREEMENT:
+            return
+        self._report("finding out why the chosen model differs from torch")
+        try:
+            self._ledger.findings += self._worker.call(parity_findings, candidate.recipe, source, candidate.name)
+        except WorkFailedError as error:
+            self._ledger.findings.append(f"why {candidate.name} differs from torch could not be found out: {error}")
+        except KeyboardInterrupt:
+            return
 
     def _export_onnx(self, recipe: Recipe, source: Path, path: Path) -> str:
         start = time.monotonic()

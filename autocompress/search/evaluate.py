@@ -15,10 +15,10 @@ from autocompress.graph import inspect_model
 from autocompress.latency import JointLatency, LatencySettings, compile_model
 from autocompress.measure import (
     accuracy_drop,
-    agreement,
     default_precision_of,
     float_layers,
     layer_precisions,
+    parity,
     predict_torch,
     score_of,
 )
@@ -70,6 +70,7 @@ def measure_candidate(
         torch_predictions = predict_torch(channels_last_module(compressed.module), _last(context, split), split)
         deployed = context.predict_deployed(model, split)
         drop = accuracy_drop(context.task, context.baseline_predictions(split), deployed)
+        alike = parity(torch_predictions, deployed)
         accuracy, torch_accuracy = (score_of(context.task, p) for p in (deployed, torch_predictions))
     with watch.phase("latency"):
         timed = context.timer.compare(
@@ -80,7 +81,8 @@ def measure_candidate(
         accuracy=accuracy,
         torch_accuracy=torch_accuracy,
         accuracy_drop=drop,
-        agreement=agreement(deployed, torch_predictions),
+        agreement=alike.agreement,
+        largest_difference=alike.largest_difference,
         speedup=timed.speedup,
         latency_ms=timed.latency_ms,
         latency_check=timed.check,

@@ -58,7 +58,8 @@ def _about_noise(measured: list[Measurement]) -> list[str]:
     busiest, floor = max(c.busy_share for c in noisy), max(c.noise_floor for c in noisy)
     return [
         f"{len(noisy)} of {len(measured)} latencies are noisier than asked for: other processes had up to "
-        f"{busiest:.0%} of the processor, and the baseline differed from itself by up to {floor:.1%}; search on a quiet machine"
+        f"{busiest:.0%} of the processor, and the baseline differed from itself by up to {floor:.1%}; search on a "
+        "quiet machine"
     ]
 
 
