@@ -17,6 +17,7 @@ LEVELS = {
     "recipe": 10,
     "measurement": 11,
     "task": 12,
+    "cpu_probe": 12,
     "pareto": 20,
     "record": 21,  # holds candidates of pareto
     "graph": 22,
