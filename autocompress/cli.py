@@ -11,9 +11,9 @@ from rich.console import Console
 from autocompress.errors import AutocompressError, TaskError
 
 if TYPE_CHECKING:  # at run time each command imports what it needs, so that --help is quick
-    from rich.table import Table
-
+    from autocompress.graph import ModelGraph
     from autocompress.recipe import Recipe
+    from autocompress.search.layer_costs import LayerCosts
     from autocompress.task import Task
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ Device = Annotated[str, typer.Option(help="Where to train: auto (a GPU where the
 Devices = Annotated[
     int, typer.Option(help="Processes that train together, each on its own GPU or on a part of the cores.")
 ]
+Threads = Annotated[int, typer.Option(help="Inference threads of every latency.")]
 Precision = Annotated[str, typer.Option(help="Of the training: 32, or bf16 or 16 (GPU only) mixed with 32 bits.")]
 
 
@@ -59,6 +60,7 @@ def search(
     finetune_steps: Annotated[
         int | None, typer.Option(help="Training steps a candidate; by default as many as suit the budget.")
     ] = None,
+    threads: Threads = 1,
     device: Device = "auto",
     devices: Devices = 1,
     precision: Precision = "32",
@@ -92,6 +94,7 @@ def search(
         sampler=sampler,
         seed=seed,
         finetune_steps=finetune_steps,
+        threads=threads,
         task_reference=task,
     )
     with terminal.SearchView(console, str(parsed)) as view:
@@ -103,18 +106,51 @@ def search(
 def inspect(
     task: TaskArgument = "fashion",
     space: Annotated[str, typer.Option(help="Search space to bind: a name or a YAML file.")] = "full",
+    timing: Annotated[
+        bool, typer.Option(help="Time the layers, also on integers and with half of the filters; takes some seconds.")
+    ] = True,
+    threads: Threads = 1,
+    picture: Annotated[
+        Path | None, typer.Option(help="SVG file for a picture of the times, such as layers.svg.")
+    ] = None,
 ) -> None:
-    """Show a task's layers, costs and channel groups, what stays as it is and why, and the size of the search space."""
+    """Show a task's layers with their time, what INT8 or half of the filters would save, and what may be tried.
+
+    Channel groups, what stays as it is and why, and the size of the search space are shown too.
+
+    For example: `autocompress inspect my_task.py:task --picture layers.svg`
+    """
     from autocompress import terminal
     from autocompress.graph import inspect_model
     from autocompress.measure import describe_environment
+    from autocompress.report.layer_svg import write_layer_svg
     from autocompress.space import load_space
     from autocompress.tasks.loading import load_task
 
+    if picture and not timing:
+        raise typer.BadParameter("a picture shows times; leave --no-timing out", param_hint="--picture")
     loaded = load_task(task)
     graph = inspect_model(loaded.model, loaded.example_input)
-    bound = load_space(space).bind(graph)
-    terminal.print_graph(console, graph, bound, describe_environment(1))
+    bound, environment = load_space(space).bind(graph), describe_environment(threads)
+    costs, why_not = _costs(loaded, graph, threads) if timing else (None, "")
+    terminal.print_graph(console, graph, bound, environment, costs)
+    if why_not:
+        console.print(f"the layers were not timed: {why_not}", markup=False, highlight=False, soft_wrap=True)
+    if picture and costs:
+        where = f"{environment.cpu}, {terminal.threads_words(threads)}, {'; '.join(terminal.gains(costs))}"
+        write_layer_svg(terminal.layer_bars(graph, costs), f"{loaded.name}: where the time goes", where, picture)
+        console.print(f"wrote {picture}", markup=False, highlight=False)
+
+
+def _costs(task: "Task", graph: "ModelGraph", n_threads: int) -> "tuple[LayerCosts | None, str]":
+    """Times of the layers, or why there are none."""
+    from autocompress.search.layer_costs import layer_costs
+
+    try:
+        with console.status("timing") as status:
+            return layer_costs(task, graph, n_threads, status.update), ""
+    except AutocompressError as error:
+        return None, str(error)
 
 
 @app.command()
@@ -163,6 +199,7 @@ def compress(
     out: Annotated[Path, typer.Option(help="Folder for the deployed model.")],
     steps: Annotated[int, typer.Option(min=0, help="Training steps.")] = 100,
     seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    threads: Threads = 1,
     device: Device = "auto",
     devices: Devices = 1,
     precision: Precision = "32",
@@ -182,9 +219,9 @@ def compress(
     loaded_recipe = _read_recipe(recipe, loaded)
     check_writable(out)
     with console.status("preparing") as status:
-        measurement = compress_once(loaded, loaded_recipe, out, steps, seed, status.update, hardware)
-    console.print(_statistics_of(loaded, loaded_recipe, out), highlight=False)
-    terminal.print_measurement(console, measurement, "test", out)
+        measurement = compress_once(loaded, loaded_recipe, out, steps, seed, status.update, hardware, threads)
+    terminal.print_statistics(console, loaded, loaded_recipe, out)
+    terminal.print_measurement(console, measurement, "test", out, threads)
 
 
 def _read_recipe(name_or_path: str, task: "Task") -> "Recipe":
@@ -199,35 +236,67 @@ def _read_recipe(name_or_path: str, task: "Task") -> "Recipe":
     return Recipe.read(Path(name_or_path))
 
 
-def _statistics_of(task: "Task", recipe: "Recipe", folder: Path) -> "Table":
-    """What the recipe left of each layer of the trained model in `folder`."""
-    from autocompress.compress.statistics import statistics
-    from autocompress.graph import inspect_model
-    from autocompress.report import statistics_table
-    from autocompress.search.context import EvaluationContext
-
-    context = EvaluationContext(task, inspect_model(task.model, task.example_input), folder, n_cores=1)
-    module = context.restore(recipe, folder).module
-    return statistics_table(statistics(task.model, module, recipe, task.example_input))
-
-
 @app.command()
 def measure(
     model: Annotated[Path, typer.Argument(help="Model to measure, .xml or .onnx.")],
     baseline: Annotated[Path, typer.Option(help="Model to compare with, .xml or .onnx.")],
-    max_seconds: Annotated[float, typer.Option(min=0.1, help="Longest time for measuring.")] = 10.0,
+    threads: Threads = 1,
+    max_seconds: Annotated[float, typer.Option(help="Longest time for measuring.")] = 10.0,
+    half_width: Annotated[
+        float, typer.Option(help="Measuring ends when the interval is as narrow: 0.01 is one percent on each side.")
+    ] = 0.01,
+    rate: Annotated[bool, typer.Option("--throughput", help="Compare inferences a second, too.")] = False,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="NAME=1x3x224x224 for an input of dynamic shape; may be repeated.")
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help=".npz file of real inputs by name; random ones otherwise.")
+    ] = None,
 ) -> None:
-    """Compare the latency of two models on this CPU: paired runs at one thread, with an interval."""
-    from autocompress import terminal
-    from autocompress.deploy import load_openvino, size_bytes, zipped_bytes
-    from autocompress.latency import LatencySettings, paired_latency, random_inputs
+    """Compare the latency of two models on this CPU: paired runs, with an interval and a verdict.
 
-    models = [load_openvino(path) for path in (baseline, model)]
-    settings = LatencySettings(min_pairs=100, max_pairs=1000, max_seconds=max_seconds, half_width=0.004)
-    with console.status("measuring"):
-        result = paired_latency(models[0], models[1], random_inputs(models[0]), settings)
-    sizes, zipped = ((of(model), of(baseline)) for of in (size_bytes, zipped_bytes))
-    terminal.print_comparison(console, result, sizes, zipped)
+    For example: `autocompress measure small.xml --baseline big.onnx --threads 2 --throughput`
+    """
+    from autocompress import terminal
+    from autocompress.deploy import size_bytes, zipped_bytes
+    from autocompress.search import two_models
+
+    settings = two_models.comparison_settings(threads, max_seconds, half_width)
+    arrays = two_models.common_inputs(baseline, model, two_models.parse_shapes(shape or []), inputs)
+    with console.status("measuring latency") as status:
+        result = two_models.compare_files(baseline, model, arrays, settings)
+        status.update("measuring throughput" if rate else "compressing the files, for their zipped size")
+        rates = two_models.compare_throughput(baseline, model, arrays, settings) if rate else None
+        sizes, zipped = ((of(model), of(baseline)) for of in (size_bytes, zipped_bytes))
+    terminal.print_comparison(console, result, sizes, zipped, settings)
+    if rates:
+        terminal.print_throughput(console, rates.speedup, rates.model, rates.baseline)
+
+
+@app.command()
+def cpu(
+    again: Annotated[bool, typer.Option("--again", help="Measure anew what is known already.")] = False,
+    threads: Threads = 1,
+    picture: Annotated[
+        Path | None, typer.Option(help="SVG file for a picture of the answers, such as cpu.svg.")
+    ] = None,
+) -> None:
+    """Show what this CPU rewards: INT8, fewer bits, sparse or fewer filters; takes a minute, and is then remembered."""
+    from autocompress import terminal
+    from autocompress.measure.probe import probe_cpu
+    from autocompress.measure.probe_cache import keep_probe, known_probe
+    from autocompress.report.cpu_svg import write_cpu_svg
+
+    probe = None if again else known_probe(threads)
+    if probe is None:
+        with terminal.ProbeView(console) as view:
+            probe = probe_cpu(threads, on_progress=view.update)
+        if probe.is_complete:
+            keep_probe(probe)
+    terminal.print_probe(console, probe)
+    if picture:
+        write_cpu_svg(probe, picture)
+        console.print(f"wrote {picture}", markup=False, highlight=False)
 
 
 @app.command()
@@ -279,7 +348,3 @@ def main() -> None:
 def _fail(sentence: str) -> NoReturn:
     Console(stderr=True, soft_wrap=True, highlight=False).print(f"autocompress: {sentence}", markup=False)
     sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

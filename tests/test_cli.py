@@ -13,6 +13,9 @@ import pytest
 
 from autocompress import create_study
 from autocompress.cli import main
+from autocompress.cpu_probe import CpuProbe, ProbeRow
+from autocompress.measure.probe import probe_key
+from autocompress.measurement import Speedup
 from autocompress.search.chosen import Manifest
 from tests.tiny import FILE, tiny
 
@@ -101,6 +104,9 @@ BAD = [
     pytest.param(f"search {FILE}:wrong_shape", "", "example_input|example input", id="wrong shape"),
     pytest.param(f"search {FILE}:no_validation --budget 1trial", "", "validation", id="no data"),
     pytest.param(f"search {FILE}:nan_score --budget 1trial", "", "nan", id="score is NaN"),
+    pytest.param(f"inspect {TINY} --threads 0", "", r"threads must be in 1\.\.\d+", id="inspect with no threads"),
+    pytest.param(f"inspect {TINY} --no-timing --picture OUT", "", "a picture shows times", id="a picture of no times"),
+    pytest.param("cpu --threads 0", "", r"threads must be in 1\.\.\d+", id="a probe with no threads"),
     pytest.param("inspect nonsense", "", "task 'nonsense' is unknown", id="inspect unknown task"),
     pytest.param("report OUT", "", "candidates.json cannot be read; give the folder", id="report of nothing"),
     pytest.param("choose OUT --max-drop 0.1", "", "holds no study", id="choose from nothing"),
@@ -217,10 +223,76 @@ def test_a_floor_that_cannot_be_met_is_said_with_exit_code_0(command: Command, t
 
 
 def test_inspect_shows_layers_groups_and_what_is_left_alone(command: Command) -> None:
-    done = command("inspect", TINY)
-    assert done.code == 0
+    done = command("inspect", TINY, "--no-timing")
+    assert done.code == 0 and "whole model" not in done.out
     for text in ("24x16x3x3", "channel groups", "channel group 7 is not pruned", "search space:", "8-bit arithmetic"):
         assert text in done.out
+
+
+UNCONVERTIBLE = """
+from dataclasses import replace
+import torch
+from tests.tiny import tiny
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(4, 4)
+
+    def forward(self, x):
+        return torch.linalg.eigvalsh(self.layer(x))
+
+def task():
+    return replace(tiny(), model=Net().eval(), example_input=torch.eye(4)[None])
+"""
+
+
+def test_inspect_times_the_layers_and_draws_them(command: Command, tmp_path: Path) -> None:
+    done = command("inspect", TINY, "--picture", tmp_path / "layers.svg")
+    assert done.code == 0
+    assert re.search(r"whole model: 0\.\d+ ms in FP32, INT8 .*x \[.*\], half of the filters .*x \[", done.out)
+    assert "<svg" in (tmp_path / "layers.svg").read_text()
+
+
+def test_inspect_lists_a_model_that_openvino_cannot_convert(command: Command, tmp_path: Path) -> None:
+    task, picture = written(tmp_path / "task.py", UNCONVERTIBLE), tmp_path / "layers.svg"
+    done = command("inspect", f"{task}:task", "--picture", picture)
+    assert done.code == 0 and "channel groups" in done.out and not picture.exists()
+    assert "the layers were not timed: OpenVINO cannot convert the model: " in done.out
+
+
+@pytest.fixture
+def probed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+    """Threads of every probe that was made; each takes no time and has one answer."""
+    made: list[int] = []
+
+    def probe(n_threads: int, **_: object) -> CpuProbe:
+        made.append(n_threads)
+        speedup = Speedup(value=2.5, low=2.4, high=2.6, n_pairs=40)
+        fields = {"question": "int8", "kind": "conv3x3", "shape": "64 channels", "variant": "INT8", "baseline": "FP32"}
+        row = ProbeRow.model_validate(fields | {"speedup": speedup})
+        return CpuProbe(**probe_key(n_threads)._asdict(), int8_saturates=False, rows=(row,))
+
+    monkeypatch.setattr("autocompress.measure.probe.probe_cpu", probe)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return made
+
+
+def test_cpu_probes_once_and_remembers(command: Command, probed: list[int]) -> None:
+    first, second = command("cpu"), command("cpu")
+    assert first.code == 0 and "2.50x [2.40, 2.60]" in first.out and "INT8 against FP32" in first.out
+    assert second.out == first.out and probed == [1]
+
+
+def test_cpu_probes_again_when_told_to(command: Command, probed: list[int]) -> None:
+    command("cpu")
+    assert command("cpu", "--again").code == 0 and probed == [1, 1]
+
+
+def test_cpu_draws_what_it_knows(command: Command, probed: list[int], tmp_path: Path) -> None:
+    done = command("cpu", "--picture", tmp_path / "cpu.svg")
+    assert done.code == 0 and f"wrote {tmp_path / 'cpu.svg'}" in done.out
+    assert "<svg" in (tmp_path / "cpu.svg").read_text()
 
 
 def test_spaces_are_listed_and_shown(command: Command) -> None:
@@ -288,7 +360,9 @@ def test_compress_and_measure_repeat_a_candidate(command: Command, study: Path, 
     )
 
 
-@pytest.mark.parametrize("name", ["search", "inspect", "report", "choose", "compress", "measure", "verify", "spaces"])
+@pytest.mark.parametrize(
+    "name", ["search", "inspect", "report", "choose", "compress", "measure", "cpu", "verify", "spaces"]
+)
 def test_every_command_has_help(command: Command, name: str) -> None:
     done = command(name, "--help")
     assert done.code == 0 and "Usage:" in done.out and len(done.out.splitlines()) > 6

@@ -1,16 +1,20 @@
 """What the command line shows, on a terminal and elsewhere."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from autocompress import terminal
-from autocompress.latency import PairedLatency
-from autocompress.measurement import CoursePoint, Speedup, TrainingSummary
+from autocompress.graph import Layer, ModelGraph
+from autocompress.latency import FINALIST, PairedLatency
+from autocompress.measurement import CoursePoint, Environment, LatencyCheck, Speedup, TrainingSummary
 from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.search import Progress
+from autocompress.search.layer_costs import LayerCost, LayerCosts
+from autocompress.space import load_space
 from tests.examples import candidate, measurement
 
 GOOD = candidate("1a2b3c", 0.004, 2.5, 500_000, label="int8")
@@ -164,15 +168,129 @@ def test_a_candidate_in_one_line(shown: object, text: str) -> None:
         pytest.param((2.0, 1.9, 2.1), "2.00x [1.90, 2.10] faster", id="faster"),
         pytest.param((0.5, 0.4, 0.8), "2.00x [1.25, 2.50] slower", id="slower"),
         pytest.param((1.01, 0.99, 1.03), "no difference beyond noise: 1.01x [0.99, 1.03]", id="within noise"),
+        pytest.param((1.004, 1.001, 1.007), "1.004x [1.001, 1.007] faster", id="a little, but beyond noise"),
     ],
 )
 def test_a_comparison_has_a_verdict(speedup: tuple[float, float, float], verdict: str) -> None:
+    lines = compared(speedup)
+    assert lines[0] == f"{verdict} (50 pairs, 95 % interval, one thread)"
+    assert lines[-2:] == ["size 10 bytes against 20 bytes", "zipped size 8 bytes against 18 bytes"]
+
+
+def compared(
+    speedup: tuple[float, float, float] = (2.0, 1.99, 2.01), n_threads: int = 1, **check: float | bool
+) -> list[str]:
+    """Lines about a comparison."""
     target, file = console(is_terminal=False)
     value, low, high = speedup
-    result = PairedLatency(Speedup(value=value, low=low, high=high, n_pairs=50), 1.0, 1.0)
-    terminal.print_comparison(target, result, (10, 20), (8, 18))
-    assert file.getvalue().startswith(f"{verdict} (50 pairs, 95 % interval, one thread)")
-    assert "\nsize 10 bytes against 20 bytes\nzipped size 8 bytes against 18 bytes\n" in file.getvalue()
+    facts = {"p90_ms": 1.5, "p99_ms": 2.5, "noise_floor": 0.004, "busy_share": 0.25} | check
+    result = PairedLatency(
+        Speedup(value=value, low=low, high=high, n_pairs=50), 1.0, 2.0, LatencyCheck.model_validate(facts)
+    )
+    terminal.print_comparison(target, result, (10, 20), (8, 18), replace(FINALIST, n_threads=n_threads))
+    return file.getvalue().splitlines()
+
+
+def test_a_comparison_has_its_percentiles_and_noise() -> None:
+    lines = compared(n_threads=2, n_discarded=4)
+    assert lines[0].endswith("(50 pairs, 95 % interval, 2 threads)")
+    assert lines[1] == (
+        "latency 1.000 ms against 2.000 ms, medians of one inference; "
+        "nine of ten took at most 1.500 ms, 99 of 100 at most 2.500 ms"
+    )
+    assert lines[2] == (
+        "noise: the baseline differs from itself by at most 0.4 %; "
+        "others had the processor for 25 % of the time; 4 rounds were measured again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("speedup", "is_noisy", "warning"),
+    [
+        pytest.param((2.0, 1.99, 2.01), False, None, id="quiet"),
+        pytest.param((2.0, 1.99, 2.01), True, "warning: other work kept this machine busy; ", id="busy"),
+        pytest.param((2.0, 1.9, 2.1), True, "warning: the interval is ±5 %, wider than the ±1 % that ", id="wide"),
+    ],
+)
+def test_a_noisy_comparison_has_a_warning(
+    speedup: tuple[float, float, float], is_noisy: bool, warning: str | None
+) -> None:
+    found = [line for line in compared(speedup, is_noisy=is_noisy) if line.startswith("warning: ")]
+    assert len(found) == (warning is not None) and all(line.startswith(warning or "") for line in found)
+
+
+def test_throughput_is_more_or_less_and_not_faster() -> None:
+    target, file = console(is_terminal=False)
+    terminal.print_throughput(target, Speedup(value=2.0, low=1.9, high=2.1, n_pairs=9), 2000.0, 1000.0)
+    assert file.getvalue() == "throughput 2,000.0 a second against 1,000.0 a second: 2.00x [1.90, 2.10] more\n"
+
+
+def layer(name: str, macs: int = 2_000_000) -> Layer:
+    return Layer(name, "Conv2d", (64, 64, 3, 3), (1, 64, 28, 28), (1, 64, 28, 28), macs, 36_864, name)
+
+
+NAMES = ("stage1.first.0", "stage2.block.shortcut.0")
+GRAPH = ModelGraph(tuple(layer(name) for name in NAMES), ())
+GAIN = Speedup(value=1.9, low=1.88, high=1.93, n_pairs=40)
+COSTS = LayerCosts(
+    {NAMES[0]: LayerCost(0.75, 0.5, -0.0001)}, LayerCost(0.25, 0.0, 0.125), baseline_ms=1.0, int8=GAIN, half=None
+)
+
+
+def inspected(width: int, costs: LayerCosts | None) -> str:
+    target = Console(file=io.StringIO(), width=width, color_system=None)
+    environment = Environment(
+        cpu="a CPU",
+        capabilities=("INT8",),
+        n_cores=2,
+        inference_threads=1,
+        int8_saturates=True,
+        versions={"openvino": "9"},
+    )
+    terminal.print_graph(target, GRAPH, load_space("int8").bind(GRAPH), environment, costs)
+    return target.file.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def row_of(text: str, name: str) -> list[str]:
+    return next(line.split() for line in text.splitlines() if line.strip().startswith(name))
+
+
+def test_a_wide_terminal_shows_shapes_and_costs_in_one_row() -> None:
+    text = inspected(140, COSTS)
+    shapes = ["Conv2d", "64x64x3x3", "1x64x28x28", "2.0M", "50.0", "%", "36.9k"]
+    assert row_of(text, NAMES[0]) == [NAMES[0], *shapes, "0.750", "75.0", "%", "0.500"]
+    assert row_of(text, "everything else")[-4:] == ["0.250", "25.0", "%", "0.000"]
+    assert "INT8 saves" in text and "half saves" not in text
+
+
+def test_a_layer_without_a_time_has_empty_cells() -> None:
+    assert row_of(inspected(140, COSTS), NAMES[1])[-1] == "36.9k"
+
+
+def test_a_narrow_terminal_shows_two_tables_and_loses_no_digit() -> None:
+    text = inspected(80, COSTS)
+    assert max(map(len, text.split("whole model")[0].splitlines())) <= 80
+    for said in ("64x64x3x3", "1x64x28x28", "where the time goes", "75.0 %", "0.500"):
+        assert said in text
+
+
+def test_the_whole_model_is_below_its_layers() -> None:
+    assert "\nwhole model: 1.000 ms in FP32, INT8 1.90x [1.88, 1.93]\n" in inspected(140, COSTS)
+
+
+def test_without_timing_there_are_layers_and_no_times() -> None:
+    text = inspected(140, None)
+    assert row_of(text, NAMES[0])[-1] == "36.9k" and "whole model" not in text and " ms" not in text
+
+
+def test_negative_zero_is_not_shown() -> None:
+    text = inspected(140, replace(COSTS, half=GAIN))
+    assert row_of(text, NAMES[0])[-1] == "0.000" and "half of the filters 1.90x" in text
+
+
+def test_bars_are_layers_with_a_time_and_the_rest() -> None:
+    bars = terminal.layer_bars(GRAPH, COSTS)
+    assert [(bar.name, bar.latency_ms) for bar in bars] == [(NAMES[0], 0.75), ("everything else", 0.25)]
 
 
 @pytest.mark.parametrize(

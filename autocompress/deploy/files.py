@@ -5,7 +5,9 @@ import zlib
 from pathlib import Path
 from tempfile import mkdtemp
 
+import onnx
 import openvino
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -14,6 +16,7 @@ from autocompress.errors import DeployError
 
 ZIP_LEVEL = 6  # of DEFLATE, what zip and zipfile take by default; takes 1.5 s for 50 MB of floats
 _CHUNK_BYTES = 1 << 20
+_HEAD_BYTES = 4096
 
 
 def save_openvino(model: openvino.Model, folder: Path, name: str = "model") -> Path:
@@ -36,17 +39,43 @@ def load_openvino(path: Path) -> openvino.Model:
     """The model in an `.xml` (with its `.bin`) or `.onnx` file.
 
     Raises:
-        DeployError: A file is missing or OpenVINO cannot read it.
+        DeployError: A file is missing, is of another kind, or OpenVINO cannot read it.
     """
+    if path.suffix not in _READABLE:
+        raise DeployError(f"a model must be an .xml or .onnx file, but got {path}")
     if not path.is_file():
         raise DeployError(f"model {path} does not exist; give the path of an .xml or .onnx file")
     if path.suffix == ".xml" and not path.with_suffix(".bin").is_file():
         raise DeployError(f"model {path} has no {path.with_suffix('.bin').name} beside it; copy both files")
+    if not _READABLE[path.suffix](path):  # OpenVINO would try the readers of all its formats, which fill the terminal
+        raise DeployError(f"OpenVINO cannot read {path}: it is not {_FORMATS[path.suffix]}; copy or export it again")
     try:
         return openvino.Core().read_model(path)
     except RuntimeError as error:
         first = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
-        raise DeployError(f"OpenVINO cannot read {path}: {first.strip()}") from None
+        raise DeployError(
+            f"OpenVINO {openvino.get_version().partition('-')[0]} cannot read {path}: {first.strip(' -.!')}; "
+            "if the file is whole, export the model again with standard operations"
+        ) from None
+
+
+def _is_ir(path: Path) -> bool:
+    """Whether the file begins as OpenVINO's XML does."""
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    return b"<net" in head and b"<layer" in head
+
+
+def _is_onnx(path: Path) -> bool:
+    """Whether the file holds an ONNX graph; weights in other files are not looked at."""
+    try:
+        return bool(onnx.load(path, load_external_data=False).graph.node)
+    except DecodeError:
+        return False
+
+
+_READABLE = {".xml": _is_ir, ".onnx": _is_onnx}
+_FORMATS = {".xml": "a model of OpenVINO", ".onnx": "an ONNX model"}
 
 
 def size_bytes(path: Path) -> int:

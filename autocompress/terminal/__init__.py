@@ -1,0 +1,36 @@
+"""What the command line shows: the live view of a search, tables and summaries."""
+
+from autocompress.terminal.comparison import print_comparison, print_throughput, threads_words
+from autocompress.terminal.live import SearchView, TrainingLine, sparkline
+from autocompress.terminal.models import gains, layer_bars, print_environment, print_graph, print_spaces
+from autocompress.terminal.processor import ProbeView, print_probe
+from autocompress.terminal.results import (
+    candidate_line,
+    print_choice,
+    print_claims,
+    print_measurement,
+    print_statistics,
+    print_summary,
+)
+
+__all__ = [
+    "ProbeView",
+    "SearchView",
+    "TrainingLine",
+    "candidate_line",
+    "gains",
+    "layer_bars",
+    "print_choice",
+    "print_claims",
+    "print_comparison",
+    "print_environment",
+    "print_graph",
+    "print_measurement",
+    "print_probe",
+    "print_spaces",
+    "print_statistics",
+    "print_summary",
+    "print_throughput",
+    "sparkline",
+    "threads_words",
+]

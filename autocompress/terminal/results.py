@@ -1,0 +1,95 @@
+"""What came of searches: candidates, the choice, measurements, and claims that were checked."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from autocompress.compress.statistics import statistics
+from autocompress.graph import inspect_model
+from autocompress.measurement import Measurement
+from autocompress.pareto import Candidate, Choice
+from autocompress.recipe import Recipe
+from autocompress.record import StudyRecord
+from autocompress.report import statistics_table
+from autocompress.report.trainings import failure_sentence, incidents
+from autocompress.report.wording import kilobytes, points_interval, recipe_brief, times, zipped
+from autocompress.search.context import EvaluationContext
+from autocompress.search.single import Claim
+from autocompress.task import Task
+from autocompress.terminal.comparison import threads_words
+
+
+def candidate_line(candidate: Candidate) -> str:
+    """A candidate in one line: name and recipe, speed-up, drop and size, or why it failed."""
+    what = candidate.name if candidate.label else f"{candidate.digest}, {recipe_brief(candidate.recipe)}"
+    what += ", trained longer" if candidate.rung == "long" else ""
+    m = candidate.measurement
+    if m is None:
+        return f"{what}: failed: {failure_sentence(candidate)}"
+    what = ", ".join([what, *(incidents(candidate.training) if candidate.training else [])])
+    drop = points_interval(m.accuracy_drop)
+    size = f"{kilobytes(m.size_bytes)} kB" + (f" ({zipped(m.zipped_bytes)} zipped)" if m.zipped_bytes else "")
+    return f"{what}: {times(m.speedup)} faster, drop {drop} points, {size}"
+
+
+def print_summary(console: Console, record: StudyRecord, folder: Path) -> None:
+    """The choice, what should be known about it, and where everything is."""
+    chosen = record.chosen
+    if chosen is None:
+        return
+    candidate = record.candidate(chosen.digest)
+    m = chosen.test or candidate.measurement
+    where = "test" if chosen.test else "validation"
+    if m:
+        console.print(f"\n[bold]chosen: {candidate.name}[/bold]", highlight=False)
+        print_measurement(console, m, where, folder / "chosen", record.environment.inference_threads)
+    if candidate.recipe.is_identity:
+        console.print("the FP32 model is chosen: no compressed model that was tried keeps the floor and is faster")
+    elif not chosen.meets_wishes:
+        console.print(f"the floor is not met: {chosen.reason}", markup=False)
+    for finding in record.findings:
+        console.print(f"· {finding}", markup=False, highlight=False)
+    console.print(f"report: {folder / 'report.md'}, {folder / 'front.html'}", markup=False)
+
+
+def print_measurement(console: Console, m: Measurement, split: str, folder: Path, n_threads: int = 1) -> None:
+    """What a deployed model does, a line a number."""
+    table = Table.grid(padding=(0, 2))
+    table.add_row("speed-up over FP32", f"{times(m.speedup)}, {m.speedup.n_pairs} pairs, 95 % interval")
+    table.add_row("latency", f"{m.latency_ms:.3f} ms, median of one inference at {threads_words(n_threads)}")
+    table.add_row(
+        f"score on {split}", f"{m.accuracy:.4f} deployed, {m.torch_accuracy:.4f} in torch, {m.n_samples} samples"
+    )
+    table.add_row("accuracy drop", f"{points_interval(m.accuracy_drop)} points, 90 % interval")
+    table.add_row("torch and deployed agree on", f"{m.agreement:.2%} of the samples")
+    table.add_row("size", f"{m.size_bytes} bytes (model.xml and model.bin)")
+    if m.zipped_bytes is not None:
+        table.add_row("zipped size", f"{m.zipped_bytes} bytes (both in a zip archive)")
+    table.add_row("files", str(folder))
+    console.print(table, highlight=False)
+
+
+def print_statistics(console: Console, task: Task, recipe: Recipe, folder: Path) -> None:
+    """What the recipe left of each layer of the trained model in `folder`."""
+    context = EvaluationContext(task, inspect_model(task.model, task.example_input), folder, n_cores=1)
+    module = context.restore(recipe, folder).module
+    frame = statistics(task.model, module, recipe, task.example_input)
+    console.print(statistics_table(frame), highlight=False)
+
+
+def print_choice(console: Console, choice: Choice, folder: Path) -> None:
+    """What was chosen and why."""
+    console.print(candidate_line(choice.candidate), markup=False, highlight=False)
+    console.print(f"{choice.reason}; written to {folder}", markup=False, highlight=False)
+
+
+def print_claims(console: Console, claims: list[Claim]) -> None:
+    """Each claim of a manifest beside what was measured here."""
+    table = Table()
+    for column in ("claim", "manifest", "here", "holds"):
+        table.add_column(column)
+    for claim in claims:
+        table.add_row(claim.what, Text(claim.claimed), Text(claim.here), "yes" if claim.holds else "NO")
+    console.print(table, highlight=False)
