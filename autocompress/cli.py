@@ -122,9 +122,9 @@ def inspect(
     """
     from autocompress import terminal
     from autocompress.graph import inspect_model
-    from autocompress.measure import describe_environment
+    from autocompress.measure import describe_environment, known_probe
     from autocompress.report.layer_svg import write_layer_svg
-    from autocompress.space import load_space
+    from autocompress.space import load_space, reward_sentences, rewards
     from autocompress.tasks.loading import load_task
 
     if picture and not timing:
@@ -133,7 +133,9 @@ def inspect(
     graph = inspect_model(loaded.model, loaded.example_input)
     bound, environment = load_space(space).bind(graph), describe_environment(threads)
     costs, why_not = _costs(loaded, graph, threads) if timing else (None, "")
-    terminal.print_graph(console, graph, bound, environment, costs)
+    probe = known_probe(threads)
+    buys = reward_sentences(rewards(bound, graph, probe), {}) if probe else ()
+    terminal.print_graph(console, graph, bound, environment, costs, buys)
     if why_not:
         console.print(f"the layers were not timed: {why_not}", markup=False, highlight=False, soft_wrap=True)
     if picture and costs:
@@ -283,17 +285,16 @@ def cpu(
 ) -> None:
     """Show what this CPU rewards: INT8, fewer bits, sparse or fewer filters; takes a minute, and is then remembered."""
     from autocompress import terminal
-    from autocompress.measure.probe import probe_cpu
-    from autocompress.measure.probe_cache import keep_probe, known_probe
+    from autocompress.measure import keep_probe, known_probe, probe_cpu
     from autocompress.report.cpu_svg import write_cpu_svg
 
-    probe = None if again else known_probe(threads)
+    probe, remark = None if again else known_probe(threads), ""
     if probe is None:
         with terminal.ProbeView(console) as view:
             probe = probe_cpu(threads, on_progress=view.update)
-        if probe.is_complete:
-            keep_probe(probe)
-    terminal.print_probe(console, probe)
+        if not (probe.is_complete and probe.is_clear and keep_probe(probe)):
+            remark = "not remembered: this machine was too busy, or the cache folder cannot be written"
+    terminal.print_probe(console, probe, remark)
     if picture:
         write_cpu_svg(probe, picture)
         console.print(f"wrote {picture}", markup=False, highlight=False)

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas
 from pydantic import ValidationError
 
 from autocompress.errors import SearchSpaceError, StudyError
 from autocompress.graph import ModelGraph, inspect_model
-from autocompress.measure import describe_environment
+from autocompress.measure import describe_environment, known_probe
 from autocompress.pareto import DEFAULT_OBJECTIVES, Candidate, Choice, ParetoFront, Wishes, choose
 from autocompress.recipe import Recipe, first_problem
 from autocompress.record import StudyInfo, StudyRecord, write_atomically
@@ -19,7 +20,16 @@ from autocompress.search.folder import StudyFolder
 from autocompress.search.identity import Configuration, task_identity
 from autocompress.search.progress import OnProgress
 from autocompress.search.storage import SAMPLERS
-from autocompress.space import DEFAULT_SPACE, BoundSpace, SearchSpace, load_space
+from autocompress.space import (
+    DEFAULT_SPACE,
+    BoundSpace,
+    SearchSpace,
+    load_space,
+    reward_sentences,
+    rewards,
+    useless_choices,
+    without,
+)
 from autocompress.task import Task
 from autocompress.train import Hardware
 
@@ -210,6 +220,7 @@ def create_study(
         seed=seed,
         finetune_steps=finetune_steps,
         environment=describe_environment(threads),
+        **_rewards(bound, graph, tuple(objectives), threads),
     )
     folder = StudyFolder(Path(out))
     if folder.configuration.is_file():
@@ -220,7 +231,20 @@ def create_study(
         raise StudyError(f"{folder.path} has results but no study.json; give another output folder")
     else:
         write_atomically(folder.configuration, configuration.model_dump_json(indent=1) + "\n")
-    return Study(folder, configuration, task, graph, bound)
+    return Study(folder, configuration, task, graph, without(bound, configuration.dropped))
+
+
+def _rewards(bound: BoundSpace, graph: ModelGraph, objectives: tuple[str, ...], threads: int) -> dict[str, Any]:
+    """What `Configuration` holds of the probe of this CPU.
+
+    Zeros stay whatever the objectives, since only spaces for who wants small zipped files offer them.
+    """
+    probe = known_probe(threads)
+    if probe is None:
+        sentence = "what this CPU rewards is not known yet: run autocompress cpu (a minute), and choices without any "
+        return {"rewards": (f"{sentence}effect will be left out of new studies",)}
+    dropped = useless_choices(bound, graph, probe, {*objectives, "zipped_bytes"})
+    return {"dropped": dropped, "rewards": tuple(reward_sentences(rewards(bound, graph, probe), dropped))}
 
 
 def load_study(out: str | Path, task: Task | None = None) -> Study:
@@ -252,7 +276,7 @@ def _bind_again(known: Configuration, graph: ModelGraph) -> BoundSpace | None:
     except SearchSpaceError:
         return None
     same = {name: list(choices) for name, choices in bound.parameters.items()} == known.space_text
-    return bound if same else None
+    return without(bound, known.dropped) if same else None
 
 
 def _read_configuration(folder: StudyFolder) -> Configuration:

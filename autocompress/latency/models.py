@@ -37,7 +37,8 @@ def compile_model(model: openvino.Model, n_threads: int, *, fix_precision: bool 
     """`model` compiled for the CPU: latency hint, one stream, `n_threads` threads, float layers in f32.
 
     The precision is fixed because OpenVINO silently runs an FP32 model in bf16 where the processor can; without
-    `fix_precision` it is left to OpenVINO.
+    `fix_precision` it is left to OpenVINO. A single thread is the caller's own; OpenVINO does not bind it to a core,
+    since that undoes what the caller chose, and stays on a core that another process keeps busy.
 
     Raises:
         MeasurementError: OpenVINO cannot compile the model.
@@ -47,6 +48,8 @@ def compile_model(model: openvino.Model, n_threads: int, *, fix_precision: bool 
         properties.num_streams(): 1,
         properties.inference_num_threads(): n_threads,
     }
+    if n_threads == 1:
+        configuration[hint.enable_cpu_pinning()] = False
     if fix_precision:
         configuration[hint.inference_precision()] = openvino.Type.f32
     try:
@@ -86,7 +89,7 @@ def runner(compiled: openvino.CompiledModel, inputs: list[npt.NDArray[Any]]) -> 
     request = compiled.create_infer_request()
     try:
         for port, array in zip(compiled.inputs, inputs, strict=True):
-            request.set_tensor(port, openvino.Tensor(np.ascontiguousarray(array)))
+            request.set_tensor(port, openvino.Tensor(np.array(array, order="C")))
         request.infer()
     except (RuntimeError, ValueError) as error:
         raise MeasurementError(f"the model does not take the given inputs: {reason(error)}") from None

@@ -7,15 +7,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import openvino
-from scipy.stats import binom
 
+from autocompress.latency.intervals import relative_half_width
+from autocompress.latency.load import LoadWatch, Watch
 from autocompress.latency.models import compile_model, runner
+from autocompress.latency.rounds import Clock, Run, Session, measure
 from autocompress.latency.settings import JointLatency, LatencySettings, PairedLatency
 from autocompress.measurement import LatencyCheck, Speedup
 
+COMPILE_SECONDS = 1.5  # that the copies of all models may take to compile, but for two of each
+
+Inputs = list[npt.NDArray[Any]]
+
 
 def paired_latency(
-    baseline: openvino.Model, candidate: openvino.Model, inputs: list[npt.NDArray[Any]], settings: LatencySettings
+    baseline: openvino.Model, candidate: openvino.Model, inputs: Inputs, settings: LatencySettings
 ) -> PairedLatency:
     """Speed-up of `candidate` over `baseline`: median of the ratios of interleaved blocks, in random order.
 
@@ -28,15 +34,11 @@ def paired_latency(
     Raises:
         MeasurementError: A model does not compile or does not take the inputs.
     """
-    runs = [runner(compile_model(model, settings.n_threads), inputs) for model in (baseline, candidate)]
-    return compare(runs[0], runs[1], settings)
+    return joint_latency(baseline, [candidate], inputs, settings).results[0]
 
 
 def joint_latency(
-    baseline: openvino.Model,
-    candidates: Sequence[openvino.Model],
-    inputs: list[npt.NDArray[Any]],
-    settings: LatencySettings,
+    baseline: openvino.Model, candidates: Sequence[openvino.Model], inputs: Inputs, settings: LatencySettings
 ) -> JointLatency:
     """All of `candidates` against `baseline` and against each other, in the same rounds.
 
@@ -49,87 +51,85 @@ def joint_latency(
     Raises:
         MeasurementError: A model does not compile or does not take the inputs.
     """
-    raise NotImplementedError
+    session = _measured([_compiler(model, inputs, settings) for model in (baseline, *candidates)], settings)
+    names = range(1, session.n_models)
+    return JointLatency(
+        results=tuple(_result(session, i) for i in names),
+        between=tuple(tuple(_between(session, i, j) for j in names) for i in names),
+    )
 
 
-def default_precision_speedup(
-    model: openvino.Model, inputs: list[npt.NDArray[Any]], settings: LatencySettings
-) -> Speedup:
-    """How much faster `model` is where OpenVINO chooses the precision of float layers than in f32."""
-    runs = [runner(compile_model(model, settings.n_threads, fix_precision=fixed), inputs) for fixed in (True, False)]
-    return compare(runs[0], runs[1], settings).speedup
+def default_precision_speedup(model: openvino.Model, inputs: Inputs, settings: LatencySettings) -> Speedup:
+    """How much faster `model` is where OpenVINO chooses the precision of float layers than in f32.
+
+    Raises:
+        MeasurementError: The model does not compile or does not take the inputs.
+    """
+    makers = [_compiler(model, inputs, settings, fix_precision=fixed) for fixed in (True, False)]
+    return _measured(makers, settings).speedup(0, 1)
 
 
 def compare(
-    baseline: Callable[[], Any],
-    candidate: Callable[[], Any],
+    baseline: Run,
+    candidate: Run,
     settings: LatencySettings,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
+    watch: Watch | None = None,
 ) -> PairedLatency:
-    """The protocol, for any two callables: warm-up, then pairs of blocks until the interval is narrow enough.
+    """The protocol for any two callables, see `autocompress.latency.rounds.measure`.
+
+    The interval is about these two as they lie in memory; that others made alike may differ has no part in it.
 
     Args:
         baseline: Runs one inference.
         candidate: Runs one inference.
         settings: How.
         clock: Seconds, monotonic.
+        watch: Says how busy others were; by default the kernel's counters.
     """
-    rng = np.random.default_rng(settings.seed)
-    runs = (baseline, candidate)
-    n_repeats = [_warm_up(run, settings.block_seconds, clock) for run in runs]
-    times: list[list[float]] = [[], []]
-    start = clock()
-    while len(times[0]) < settings.max_pairs:
-        for which in rng.permutation(2):
-            times[which].append(_block(runs[which], n_repeats[which], clock))
-        n = len(times[0])
-        if n >= settings.min_pairs and clock() - start > settings.max_seconds:
-            break
-        if n >= settings.min_pairs and n % 10 == 0 and _is_narrow(_speedup(times), settings.half_width):
-            break
+    return _result(measure([[baseline], [candidate]], settings, watch or LoadWatch(pin=False), clock), 1)
+
+
+def _compiler(
+    model: openvino.Model, inputs: Inputs, settings: LatencySettings, *, fix_precision: bool = True
+) -> Callable[[], Run]:
+    """A function that compiles another copy of `model`, with a request and input tensors of its own."""
+    return lambda: runner(compile_model(model, settings.n_threads, fix_precision=fix_precision), inputs)
+
+
+def _measured(makers: Sequence[Callable[[], Run]], settings: LatencySettings) -> Session:
+    """Compile the copies of each model in turn, so that none has the better places in memory, and time them."""
+    start = time.perf_counter()
+    copies = [[make() for make in makers]]
+    n_affordable = int(COMPILE_SECONDS / max(time.perf_counter() - start, 1e-9))
+    copies += [[make() for make in makers] for _ in range(min(settings.n_copies, max(n_affordable, 2)) - 1)]
+    runs, is_single = list(zip(*copies, strict=True)), settings.n_threads == 1  # then the caller's thread does it all
+    stopwatch = time.thread_time if is_single else time.perf_counter
+    return measure(runs, settings, LoadWatch(pin=is_single), stopwatch=stopwatch)
+
+
+def _result(session: Session, model: int) -> PairedLatency:
+    speedup = session.speedup(0, model)
+    milliseconds = session.seconds(model) * 1e3
+    control, n_used = session.control(), len(session.used)
+    p50, p90, p99 = (float(q) for q in np.quantile(milliseconds, [0.5, 0.9, 0.99]))
     return PairedLatency(
-        speedup=_speedup(times),
-        latency_ms=float(np.median(times[1])) * 1e3,
-        baseline_ms=float(np.median(times[0])) * 1e3,
+        speedup=speedup,
+        latency_ms=p50,
+        baseline_ms=float(np.median(session.seconds(0))) * 1e3,
         check=LatencyCheck(
-            p90_ms=float(np.quantile(times[1], 0.9)) * 1e3,
-            p99_ms=float(np.quantile(times[1], 0.99)) * 1e3,
-            noise_floor=0.0,
-            busy_share=0.0,
+            p90_ms=p90,
+            p99_ms=p99,
+            noise_floor=max(abs(control.low - 1), abs(control.high - 1)),
+            busy_share=session.busy_share,
+            n_discarded=len(session.rounds) - n_used,
+            is_noisy=relative_half_width(speedup) > session.settings.half_width
+            or (any(session.busy) and not session.is_quiet),
         ),
     )
 
 
-def _warm_up(run: Callable[[], Any], block_seconds: float, clock: Callable[[], float]) -> int:
-    """Run for a while; returns how many runs fill one block."""
-    run()
-    start, n = clock(), 0
-    while clock() - start < 5 * block_seconds and n < 1000:
-        run()
-        n += 1
-    seconds = max((clock() - start) / n, 1e-9)
-    return max(1, round(block_seconds / seconds))
-
-
-def _block(run: Callable[[], Any], n_repeats: int, clock: Callable[[], float]) -> float:
-    """Seconds of one inference, averaged over a block."""
-    start = clock()
-    for _ in range(n_repeats):
-        run()
-    return (clock() - start) / n_repeats
-
-
-def _speedup(times: list[list[float]]) -> Speedup:
-    """Median ratio of pairs and its 95 % interval between order statistics.
-
-    The interval holds for any distribution of the ratios (David & Nagaraja 2003, Order Statistics, section 7.1).
-    """
-    ratios = np.sort(np.asarray(times[0]) / np.maximum(np.asarray(times[1]), 1e-12))
-    n = len(ratios)
-    n_outside = max(0, int(binom.ppf(0.025, n, 0.5)) - 1)
-    low, high = float(ratios[n_outside]), float(ratios[n - 1 - n_outside])
-    return Speedup(value=float(np.median(ratios)), low=low, high=high, n_pairs=n)
-
-
-def _is_narrow(speedup: Speedup, half_width: float) -> bool:
-    return (speedup.high - speedup.low) / 2 <= half_width * speedup.value
+def _between(session: Session, i: int, j: int) -> Speedup:
+    if i == j:
+        return Speedup(value=1, low=1, high=1, n_pairs=len(session.used))
+    return session.speedup(i, j)

@@ -11,12 +11,17 @@ class LatencySettings:
 
     Attributes:
         n_threads: Inference threads.
-        min_pairs: Paired blocks measured at least.
-        max_pairs: Paired blocks measured at most.
-        max_seconds: No further block is begun after this time.
+        min_pairs: Rounds measured at least; each model runs one block in a round.
+        max_pairs: Rounds measured at most.
+        max_seconds: No further round is begun after this time, but for `min_pairs`.
         half_width: Relative half-width of the interval at which measuring ends early.
         block_seconds: Least length of one block; short inferences are repeated in it.
         seed: Of the order within rounds and of the bootstrap.
+        min_seconds: Measuring does not end early before this time; slow changes of the machine need some to show.
+        n_copies: How often each model is compiled, at most; twice where compiling takes long. Copies differ in where
+            their memory lies, and so in speed.
+        max_busy_share: Share of the cores' time, in [0, 1], that other processes may have; rounds in which they had
+            more are measured again.
     """
 
     n_threads: int = 1
@@ -26,6 +31,9 @@ class LatencySettings:
     half_width: float = 0.02
     block_seconds: float = 0.003
     seed: int = 0
+    min_seconds: float = 0.5
+    n_copies: int = 6
+    max_busy_share: float = 0.1
 
 
 FINALIST = LatencySettings(min_pairs=100, max_pairs=1000, max_seconds=8.0, half_width=0.01)

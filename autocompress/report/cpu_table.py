@@ -77,11 +77,7 @@ def cpu_sentences(probe: CpuProbe) -> list[str]:
         _effect_sentence(probe, "switches", "Switching between FP32 and INT8 in turn", ""),
         _channel_sentence(probe),
     ]
-    if probe.float_precision != "f32":
-        found.append(
-            f"OpenVINO by itself runs float layers in {probe.float_precision} here: {_range(probe, 'float_precision')} "
-            "beside f32; a study times its baseline in f32"
-        )
+    found.append(_precision_sentence(probe))
     if not probe.is_clear:
         n_unclear = sum(row.verdict == "unclear" for row in probe.rows)
         found.append(f"Noise hides {n_unclear} of {len(probe.rows)} answers; probe again when this machine is idle")
@@ -141,6 +137,16 @@ def _effect_sentence(probe: CpuProbe, question: Question, what: str, use: str) -
     if is_faster:
         return f"{what}: {ratio}, faster for {_names(r.kind for r in probe.rows_of(question) if r.verdict == 'faster')}"
     return f"{what}: {ratio}, not faster{f'; {use}' if use else ''}"
+
+
+def _precision_sentence(probe: CpuProbe) -> str:
+    if probe.float_precision == "f32" or not probe.rows_of("float_precision"):
+        return ""
+    ratio = _range(probe, "float_precision")
+    return (
+        f"OpenVINO by itself runs float layers in {probe.float_precision} here: {ratio} beside f32; a study times its "
+        "baseline in f32"
+    )
 
 
 def _channel_sentence(probe: CpuProbe) -> str:

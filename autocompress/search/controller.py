@@ -148,7 +148,7 @@ class Controller:
         for candidate in self._ledger.candidates.values():
             self._clock.learn(candidate)
         self._report("finding out what this CPU does")
-        self._ledger.findings = findings.about_model(graph)
+        self._ledger.findings = [*findings.about_model(graph), *self._configuration.rewards]
         if found := worker.call(default_precision):
             self._ledger.findings.append(findings.about_default_precision(*found))
         if self._configuration.finetune_steps is None:

@@ -25,6 +25,8 @@ class Configuration(BaseModel):
         seed: Seed of search and training.
         finetune_steps: Training steps of the short rung; set by the first search where the user says nothing.
         environment: Where the study was begun.
+        dropped: Choices by parameter that are left out because the probe found them useless here when the study began.
+        rewards: What that probe says about the space, as sentences.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +41,8 @@ class Configuration(BaseModel):
     seed: int
     finetune_steps: int | None = None
     environment: Environment
+    dropped: dict[str, tuple[int | float, ...]] = {}
+    rewards: tuple[str, ...] = ()
 
     def refuse_changes(self, wanted: "Configuration", where: str) -> None:
         """Check that `wanted` asks for this same study on the same CPU, since speed-ups on two CPUs don't compare.
@@ -47,7 +51,7 @@ class Configuration(BaseModel):
             StudyError: It does not; the message lists what differs.
         """
         mine, theirs = (
-            c.model_dump(exclude={"environment", "task_reference", "finetune_steps"})
+            c.model_dump(exclude={"environment", "task_reference", "finetune_steps", "dropped", "rewards"})
             | {"CPU": c.environment.cpu, "threads": c.environment.inference_threads}
             for c in (self, wanted)
         )

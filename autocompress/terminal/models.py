@@ -33,7 +33,12 @@ class _Column:
 
 
 def print_graph(
-    console: Console, graph: ModelGraph, bound: BoundSpace, environment: Environment, costs: LayerCosts | None = None
+    console: Console,
+    graph: ModelGraph,
+    bound: BoundSpace,
+    environment: Environment,
+    costs: LayerCosts | None = None,
+    buys: Sequence[str] = (),
 ) -> None:
     """Layers with their costs, channel groups, the size of the space, and the processor.
 
@@ -43,6 +48,7 @@ def print_graph(
         bound: The search space of the model.
         environment: The processor.
         costs: Milliseconds by layer, where they were measured.
+        buys: Sentences about what the choices of the space buy on this processor.
     """
     names = [layer.name for layer in graph.layers]
     title = f"{len(graph.layers)} layers, {graph.macs:,} MACs, {graph.n_parameters:,} parameters"
@@ -53,6 +59,8 @@ def print_graph(
     _print_groups(console, graph)
     print_environment(console, environment)
     console.print(f"search space: {len(bound.parameters)} parameters, {bound.n_recipes:.2e} recipes", highlight=False)
+    for sentence in buys:
+        console.print(f"· {sentence}", markup=False, highlight=False)
 
 
 def _print_with_costs(console: Console, title: str, graph: ModelGraph, costs: LayerCosts) -> None:

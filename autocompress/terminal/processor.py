@@ -1,5 +1,6 @@
 """The probe of the processor: its progress, and its answers."""
 
+import time
 from types import TracebackType
 
 from rich.console import Console
@@ -17,6 +18,7 @@ class ProbeView:
 
     def __init__(self, console: Console) -> None:
         self._status = console.status("probing the processor")
+        self._start = time.monotonic()
 
     def __enter__(self) -> "ProbeView":
         self._status.start()
@@ -29,11 +31,15 @@ class ProbeView:
 
     def update(self, n_done: int, n_total: int, words: str) -> None:
         """Show which comparison comes next, and how many are done."""
-        self._status.update(f"probing the processor, {n_done} of {n_total}: {words}")
+        spent = time.monotonic() - self._start
+        left = f", about {spent / n_done * (n_total - n_done):.0f} s left" if n_done else ""
+        self._status.update(f"probing the processor, {n_done} of {n_total}{left}: {words}")
 
 
-def print_probe(console: Console, probe: CpuProbe) -> None:
-    """Every comparison, then what follows from them."""
+def print_probe(console: Console, probe: CpuProbe, remark: str = "") -> None:
+    """Every comparison, then what follows from them, and a remark about the whole."""
     console.print(cpu_table(probe), highlight=False)
     for sentence in cpu_sentences(probe):
         console.print(f"· {sentence}", markup=False, highlight=False)
+    if remark:
+        console.print(remark, markup=False, highlight=False)
