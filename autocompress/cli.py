@@ -12,7 +12,6 @@ from autocompress.errors import AutocompressError, TaskError
 
 if TYPE_CHECKING:  # at run time each command imports what it needs, so that --help is quick
     from autocompress.graph import ModelGraph
-    from autocompress.recipe import Recipe
     from autocompress.search.layer_costs import LayerCosts
     from autocompress.task import Task
 
@@ -212,30 +211,18 @@ def compress(
     """
     from autocompress import terminal
     from autocompress.search.folder import check_writable
-    from autocompress.search.single import compress_once
+    from autocompress.search.single import compress_once, read_recipe
     from autocompress.tasks.loading import load_task
     from autocompress.train import make_hardware
 
     hardware = make_hardware(device, devices, precision)
     loaded = load_task(task)
-    loaded_recipe = _read_recipe(recipe, loaded)
+    loaded_recipe = read_recipe(recipe, loaded)
     check_writable(out)
     with console.status("preparing") as status:
         measurement = compress_once(loaded, loaded_recipe, out, steps, seed, status.update, hardware, threads)
     terminal.print_statistics(console, loaded, loaded_recipe, out)
     terminal.print_measurement(console, measurement, "test", out, threads)
-
-
-def _read_recipe(name_or_path: str, task: "Task") -> "Recipe":
-    """The recipe in a file, or the preset of that name where there is no such file."""
-    from autocompress.graph import inspect_model
-    from autocompress.measure import default_weight_bits
-    from autocompress.recipe import Recipe
-    from autocompress.space import PRESETS, preset
-
-    if name_or_path in PRESETS and not Path(name_or_path).exists():
-        return preset(name_or_path, inspect_model(task.model, task.example_input), default_weight_bits())
-    return Recipe.read(Path(name_or_path))
 
 
 @app.command()

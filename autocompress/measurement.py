@@ -42,7 +42,7 @@ class LatencyCheck(_Frozen):
     """What speaks for and against one measurement of latency.
 
     Attributes:
-        p90_ms: Nine of ten inferences of the candidate took at most this long, milliseconds.
+        p90_ms: Nine of ten inferences of the candidate took at most this long, milliseconds on the wall.
         p99_ms: The same for 99 of 100.
         noise_floor: How much the baseline seemed to differ from itself in the same session, as a fraction of 1: the
             larger distance of the ends of the interval of that ratio from 1.

@@ -243,7 +243,8 @@ def _rewards(bound: BoundSpace, graph: ModelGraph, objectives: tuple[str, ...], 
     if probe is None:
         sentence = "what this CPU rewards is not known yet: run autocompress cpu (a minute), and choices without any "
         return {"rewards": (f"{sentence}effect will be left out of new studies",)}
-    dropped = useless_choices(bound, graph, probe, {*objectives, "zipped_bytes"})
+    useless = useless_choices(bound, graph, probe, objectives)
+    dropped = {name: choices for name, choices in useless.items() if not name.endswith("/sparsity")}
     return {"dropped": dropped, "rewards": tuple(reward_sentences(rewards(bound, graph, probe), dropped))}
 
 

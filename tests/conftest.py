@@ -1,5 +1,10 @@
 """Settings of every test."""
 
+import atexit
+import os
+import shutil
+import tempfile
+
 import hypothesis
 import pytest
 import torch
@@ -9,8 +14,13 @@ hypothesis.settings.load_profile("patient")
 
 
 def pytest_configure() -> None:
-    """One thread, since the networks of the tests are too small for more; before any test file is imported."""
+    """One thread, since the networks of the tests are too small for more; before any test file is imported.
+
+    And a cache of their own, since what is known of this CPU changes what is searched.
+    """
     torch.set_num_threads(1)
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="autocompress-tests-")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 LONGEST_FIRST = (

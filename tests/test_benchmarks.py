@@ -107,6 +107,25 @@ def test_a_slice_of_the_fine_tuning_benchmark_runs_and_writes_nothing() -> None:
     assert (FINETUNING.read_bytes() if FINETUNING.is_file() else None) == before
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "headings"),
+    [
+        pytest.param("timing", ["## Idle", "## Busy", "## Targets"], id="timing"),
+        pytest.param("latency_model", ["## Targets", "## What else could be done"], id="latency model"),
+        pytest.param("candidate_cost", ["# What it costs to measure a candidate", "| target | measured |"], id="cost"),
+    ],
+)
+def test_a_slice_of_a_benchmark_of_measuring_runs_and_writes_nothing(name: str, headings: list[str]) -> None:
+    report = ROOT / "reports" / "benchmarks" / f"{name}.md"
+    before = report.read_bytes() if report.is_file() else None
+    command = [sys.executable, "-m", f"examples.benchmarks.{name}", "--smoke"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert all(heading in done.stdout for heading in headings)
+    assert (report.read_bytes() if report.is_file() else None) == before
+
+
 def test_a_clock_counts_what_runs_inside_of_a_part_for_itself_only() -> None:
     clock = StepClock()
     inner = clock.timed("teacher: cache", lambda: time.sleep(0.02))

@@ -44,8 +44,9 @@ class PairedLatency:
     """Result of one comparison.
 
     Attributes:
-        speedup: Baseline latency / candidate latency, with its interval.
-        latency_ms: Median of one inference of the candidate, milliseconds.
+        speedup: Baseline latency / candidate latency, with its interval; at one thread of the time that this thread
+            itself worked, since a long inference is interrupted by others more often than a short one.
+        latency_ms: Median of one inference of the candidate, milliseconds on the wall.
         baseline_ms: The same of the baseline.
         check: Percentiles, noise floor, and how busy the machine was.
     """

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from autocompress.graph import ModelGraph, inspect_model
 from autocompress.latency import FINALIST
-from autocompress.measure import describe_environment
+from autocompress.measure import default_weight_bits, describe_environment
 from autocompress.measurement import Measurement
 from autocompress.recipe import Recipe
 from autocompress.search.chosen import ONNX, Manifest
@@ -17,6 +17,7 @@ from autocompress.search.context import EvaluationContext, Rung
 from autocompress.search.evaluate import export_candidate, export_onnx, measure_candidate
 from autocompress.search.training import train_candidate
 from autocompress.search.worker import Worker
+from autocompress.space import PRESETS, preset
 from autocompress.task import Task
 from autocompress.train import Hardware
 
@@ -55,6 +56,17 @@ def _worker_with_baseline(
         worker.call(train_candidate, Recipe(), context.baseline_folder, Rung("baseline", 0), 0)
         worker.call(export_candidate, Recipe(), context.baseline_folder)
         yield worker
+
+
+def read_recipe(name_or_path: str, task: Task) -> Recipe:
+    """The recipe in a file, or the preset of that name where there is no such file.
+
+    Raises:
+        RecipeError: The file is missing or wrong.
+    """
+    if name_or_path in PRESETS and not Path(name_or_path).exists():
+        return preset(name_or_path, inspect_model(task.model, task.example_input), default_weight_bits())
+    return Recipe.read(Path(name_or_path))
 
 
 def compress_once(

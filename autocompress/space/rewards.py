@@ -137,21 +137,6 @@ def without(bound: BoundSpace, dropped: Mapping[str, Collection[Choice]]) -> Bou
     return replace(bound, layers=layers, inputs=inputs, groups=groups)
 
 
-def rewarded(
-    bound: BoundSpace, graph: ModelGraph, probe: CpuProbe, objectives: Collection[str]
-) -> tuple[BoundSpace, list[str]]:
-    """The space without its useless choices, and a sentence for each kind of choice that went or is for size only.
-
-    Args:
-        bound: The space.
-        graph: The model it is bound to.
-        probe: Of the processor.
-        objectives: What the study minimizes: some of accuracy_drop, latency, size_bytes and zipped_bytes.
-    """
-    dropped = useless_choices(bound, graph, probe, objectives)
-    return without(bound, dropped), reward_sentences(rewards(bound, graph, probe), dropped)
-
-
 def reward_sentences(known: Rewards, dropped: Mapping[str, Collection[Choice]]) -> list[str]:
     """What was left out of a space and why, and what stays for size or accuracy only; one sentence a kind of choice."""
     counts: dict[tuple[str, Choice, Reward, bool], int] = {}

@@ -13,6 +13,7 @@ from autocompress.pareto import Candidate, Choice
 from autocompress.recipe import Recipe
 from autocompress.record import StudyRecord
 from autocompress.report import statistics_table
+from autocompress.report.finalists import alike_sentences
 from autocompress.report.trainings import failure_sentence, incidents
 from autocompress.report.wording import kilobytes, points_interval, recipe_brief, times, zipped
 from autocompress.search.context import EvaluationContext
@@ -49,7 +50,7 @@ def print_summary(console: Console, record: StudyRecord, folder: Path) -> None:
         console.print("the FP32 model is chosen: no compressed model that was tried keeps the floor and is faster")
     elif not chosen.meets_wishes:
         console.print(f"the floor is not met: {chosen.reason}", markup=False)
-    for finding in record.findings:
+    for finding in [*alike_sentences(record), *record.findings]:
         console.print(f"· {finding}", markup=False, highlight=False)
     console.print(f"report: {folder / 'report.md'}, {folder / 'front.html'}", markup=False)
 
@@ -58,17 +59,25 @@ def print_measurement(console: Console, m: Measurement, split: str, folder: Path
     """What a deployed model does, a line a number."""
     table = Table.grid(padding=(0, 2))
     table.add_row("speed-up over FP32", f"{times(m.speedup)}, {m.speedup.n_pairs} pairs, 95 % interval")
-    table.add_row("latency", f"{m.latency_ms:.3f} ms, median of one inference at {threads_words(n_threads)}")
+    table.add_row("latency", f"{m.latency_ms:.3f} ms, median of one inference at {threads_words(n_threads)}{_tail(m)}")
     table.add_row(
         f"score on {split}", f"{m.accuracy:.4f} deployed, {m.torch_accuracy:.4f} in torch, {m.n_samples} samples"
     )
     table.add_row("accuracy drop", f"{points_interval(m.accuracy_drop)} points, 90 % interval")
-    table.add_row("torch and deployed agree on", f"{m.agreement:.2%} of the samples")
+    table.add_row("torch and deployed agree on", f"{m.agreement:.2%} of the samples{_farthest(m)}")
     table.add_row("size", f"{m.size_bytes} bytes (model.xml and model.bin)")
     if m.zipped_bytes is not None:
         table.add_row("zipped size", f"{m.zipped_bytes} bytes (both in a zip archive)")
     table.add_row("files", str(folder))
     console.print(table, highlight=False)
+
+
+def _tail(m: Measurement) -> str:
+    return f"; 99 of 100 within {m.latency_check.p99_ms:.3f} ms" if m.latency_check else ""
+
+
+def _farthest(m: Measurement) -> str:
+    return "" if m.largest_difference is None else f", outputs differ by {m.largest_difference:.2g} at most"
 
 
 def print_statistics(console: Console, task: Task, recipe: Recipe, folder: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from autocompress.latency import LatencySettings, PairedLatency
 from autocompress.latency.load import Load
-from autocompress.latency.protocol import compare
+from autocompress.latency.protocol import _result, compare
 from autocompress.latency.rounds import measure
 
 SETTINGS = LatencySettings(min_pairs=30, max_pairs=60, max_seconds=1e9, half_width=0.0, block_seconds=0.003)
@@ -73,6 +73,24 @@ class Quiet:
 
 def timed(machine: Machine, settings: LatencySettings = SETTINGS, watch: Quiet | None = None) -> PairedLatency:
     return compare(machine.baseline, machine.candidate, settings, machine.clock, watch or Quiet())
+
+
+class Shared(Machine):
+    """Another process has the processor for half of the time, in turns that only long inferences are interrupted by."""
+
+    turn = 0.003
+
+    def __init__(self, ratio: float) -> None:
+        super().__init__(ratio, noise=0.0)
+        self.own = 0.0
+
+    def stopwatch(self) -> float:
+        return self.own
+
+    def run(self, name: str, seconds: float) -> None:
+        self.own += seconds
+        self.now += seconds + self.turn * int(seconds / self.turn)
+        self.order += name
 
 
 def speedup(machine: Machine, settings: LatencySettings = SETTINGS):  # noqa: ANN201
@@ -200,3 +218,23 @@ def test_percentiles_are_of_single_inferences() -> None:
 def test_the_same_seed_gives_the_same_interval() -> None:
     assert speedup(Machine(1.2)) == speedup(Machine(1.2))
     assert speedup(Machine(1.2)) != speedup(Machine(1.2), replace(SETTINGS, seed=1))
+
+
+def with_stopwatch(machine: Shared, stopwatch: Callable[[], float]) -> PairedLatency:
+    runs = [[machine.baseline], [machine.candidate]]
+    session = measure(runs, SETTINGS, Quiet(), machine.clock, stopwatch)
+    return _result(session, 1)
+
+
+def test_what_waits_for_others_is_not_in_the_ratio_but_in_the_percentiles() -> None:
+    machine = Shared(2.0)
+    found = with_stopwatch(machine, machine.stopwatch)
+    assert found.speedup.value == pytest.approx(2.0)
+    assert found.baseline_ms == pytest.approx(7.0) and found.latency_ms == pytest.approx(2.0)
+    assert with_stopwatch(Shared(2.0), lambda: 0.0).speedup.value == pytest.approx(3.5)
+
+
+def test_a_stopwatch_that_does_not_see_the_work_is_not_used() -> None:
+    machine = Shared(2.0)
+    assert with_stopwatch(machine, lambda: 0.3 * machine.own).speedup.value == pytest.approx(3.5)
+    assert with_stopwatch(machine, lambda: 0.9 * machine.own).speedup.value == pytest.approx(2.0)

@@ -13,7 +13,7 @@ from autocompress.measurement import Speedup
 from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.space import anchors, load_space
 from autocompress.space.bound_space import BoundSpace, GroupChoices, InputChoices, LayerChoices
-from autocompress.space.rewards import probed_kind, rewarded, rewards, useless_choices, without
+from autocompress.space.rewards import probed_kind, reward_sentences, rewards, useless_choices, without
 
 NEAR, FAST, SLOW, NOISE = (1.0, 0.98, 1.02), (2.0, 1.9, 2.1), (0.8, 0.78, 0.82), (1.0, 0.7, 1.4)
 KINDS = ("conv3x3", "conv1x1", "depthwise", "linear")
@@ -38,6 +38,12 @@ def probe(saturates=False, **answers):
             rows = [r for r in rows if (r.question, r.kind) != (question, kind)] + [row]
     key = {"cpu": "c", "capabilities": (), "openvino": "1", "n_threads": 1}
     return CpuProbe(**key, int8_saturates=saturates, rows=tuple(rows))
+
+
+def rewarded(bound, graph, answers, objectives):
+    """What a study does with a probe: the space that it searches, and what it says about it."""
+    dropped = useless_choices(bound, graph, answers, objectives)
+    return without(bound, dropped), reward_sentences(rewards(bound, graph, answers), dropped)
 
 
 USUAL = {"int8": FAST, **NOTHING_FASTER_THAN_INT8}
