@@ -5,7 +5,7 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,19 +31,19 @@ from autocompress.measure.latency_model import (
 )
 from autocompress.measure.latency_prior import Prior, prior_from_profiles
 from autocompress.measure.profile import profile_layers
-from autocompress.measurement import Speedup
 from autocompress.recipe import Calibration, LayerRecipe, Recipe
 from autocompress.search.evaluate import real_input
 from autocompress.task import Task, like
 
 HIGHEST_RATIO = 0.9
-N_PAIRS = 32  # of one recipe; they take a fifth of the time that its export takes
+N_PAIRS = 32  # of one recipe
+N_TOGETHER = 4  # recipes in one session
 _MEAN_RATIOS = 0.8  # mean pruning ratios of recipes lie between 0 and this
 _SPREAD = 0.5  # largest distance of a group's ratio from the mean
 _INTEGER = LayerRecipe(weight_bits=8, activation_bits=8)
 _FAST = Calibration(input_ranges="min_max", weight_ranges="min_max")
 _N_TRIES = 100  # recipes in a row that were drawn before; then there are hardly more
-_MAX_SECONDS = 3.0  # of timing one recipe
+_MAX_SECONDS = 8.0  # of one session
 _N_COPIES = 3  # of each model; compiling takes longer than timing
 _PROFILE_RUNS = 30
 
@@ -192,11 +192,11 @@ def collect(
         task: Model and data.
         graph: What `inspect_model` found in it.
         folder: Gets the samples, `baseline.xml` and, for a moment, each candidate.
-        seconds: No recipe is begun that would end after this time, except the first two.
+        seconds: No recipes are begun that would end after this time, except the first four.
         n_threads: Inference threads.
         n_pairs: Paired blocks for each recipe.
         seed: Of the recipes and of the timing.
-        on_sample: Told the number of samples and the seconds spent, after each.
+        on_sample: Told the number of samples and the seconds spent, after each session.
 
     Returns:
         All samples in the file, in the order in which they were timed.
@@ -221,18 +221,17 @@ def collect(
         start = time.perf_counter()
         baseline = save_openvino(export_untrained(task, graph, Recipe()), folder, "baseline")
         log.seconds += time.perf_counter() - start
-        for recipe in _recipes(graph, seed):
-            if recipe.digest() in log.known:
-                continue
+        unknown = (recipe for recipe in _recipes(graph, seed) if recipe.digest() not in log.known)
+        while recipes := list(itertools.islice(unknown, N_TOGETHER)):
             n_tried = len(log.samples) + len(log.failed)
-            if n_tried >= 2 and log.seconds * (1 + 1 / n_tried) > seconds:
+            if n_tried and log.seconds * (1 + len(recipes) / n_tried) > seconds:
                 break
             start = time.perf_counter()
-            try:
-                content = sample_to_json(LatencySample(recipe, bench.time(baseline, recipe)))
-            except AutocompressError as error:
-                reason, content = str(error), {"failed": recipe.digest(), "reason": str(error)}
-            log.add(content, time.perf_counter() - start)
+            contents = bench.samples(baseline, recipes)
+            each = (time.perf_counter() - start) / len(contents)
+            for content in contents:
+                log.add(content, each)
+            reason = contents[-1].get("reason", reason)
             on_sample(len(log.samples), log.seconds)
     if not log.samples:
         raise MeasurementError(f"no recipe of the model could be timed: {reason}; check that it exports and runs")
@@ -241,7 +240,7 @@ def collect(
 
 @dataclass
 class _Bench:
-    """Times one recipe after the other."""
+    """Times some recipes in one session, in which the baseline is compiled and run once for all."""
 
     task: Task
     graph: ModelGraph
@@ -249,14 +248,30 @@ class _Bench:
     settings: LatencySettings
     process: LatencyProcess
 
-    def time(self, baseline: Path, recipe: Recipe) -> Speedup:
-        """Speed-up of a recipe over the baseline; its files are gone afterwards."""
-        folder = self.folder / recipe.digest()
+    def samples(self, baseline: Path, recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
+        """A sample of each recipe as JSON, or why there is none; the files of the recipes are gone afterwards.
+
+        Where the session fails each is tried by itself, since one model may be to blame.
+        """
         try:
-            path = save_openvino(export_untrained(self.task, self.graph, recipe), folder)
-            return self.process.compare(baseline, path, real_input(self.task), self.settings).speedup
+            return self._timed(baseline, recipes)
+        except AutocompressError as error:
+            if len(recipes) == 1:
+                return [{"failed": recipes[0].digest(), "reason": str(error)}]
+            return [content for recipe in recipes for content in self.samples(baseline, [recipe])]
+
+    def _timed(self, baseline: Path, recipes: Sequence[Recipe]) -> list[dict[str, Any]]:
+        folder = self.folder / "candidates"
+        try:
+            paths = [
+                save_openvino(export_untrained(self.task, self.graph, recipe), folder, recipe.digest())
+                for recipe in recipes
+            ]
+            found = self.process.compare_all(baseline, paths, real_input(self.task), self.settings)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        timed = zip(recipes, found.results, strict=True)
+        return [sample_to_json(LatencySample(recipe, result.speedup)) for recipe, result in timed]
 
 
 def measured_latency_model(

@@ -68,11 +68,11 @@ class Result:
 def tasks() -> dict[str, Task]:
     """The three networks, with data of their shapes."""
     base = fashion()
-    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
     data = TensorBatches(x, torch.zeros(1, dtype=torch.long), batch_size=1)
     return {
         "fashion": base,
-        "ResNet-18 at 64x64": replace(
+        "ResNet-18 at 128x128": replace(
             base, model=resnet18(), example_input=x, train=data, validation=data, test=data, name="resnet18"
         ),
         "MobileNetV2-style at 28x28": replace(base, model=untrained_mobilenet(), name="mobilenet"),

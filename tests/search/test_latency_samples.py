@@ -10,13 +10,19 @@ from autocompress.compress import calibrate, compress
 from autocompress.deploy import save_openvino, size_bytes, to_openvino
 from autocompress.errors import MeasurementError
 from autocompress.graph import ModelGraph, inspect_model
-from autocompress.latency import LatencySettings, PairedLatency, compile_model
+from autocompress.latency import JointLatency, LatencySettings, PairedLatency, compile_model
 from autocompress.measure import layer_precisions
 from autocompress.measurement import LatencyCheck, Speedup
 from autocompress.processes import WorkFailedError
 from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.search import latency_samples
-from autocompress.search.latency_samples import collect, export_untrained, measured_latency_model, sample_recipes
+from autocompress.search.latency_samples import (
+    N_TOGETHER,
+    collect,
+    export_untrained,
+    measured_latency_model,
+    sample_recipes,
+)
 from autocompress.search.size_model import SizeModel, recipe_size
 from autocompress.task import Task
 from tests.tiny import mlp, shared_layers, tiny
@@ -33,8 +39,8 @@ def integer_share(graph: ModelGraph, recipe: Recipe) -> float:
 class FakeProcess:
     """Gives every model the speed-up that its files are smaller by, and notes what it was asked."""
 
-    asked: list[tuple[Path, Path]] = []
-    fails: Callable[[int], bool] = staticmethod(lambda n: False)
+    asked: list[tuple[Path, list[str]]] = []
+    fails: Callable[[str], bool] = staticmethod(lambda digest: False)
 
     def __enter__(self) -> "FakeProcess":
         return self
@@ -42,13 +48,16 @@ class FakeProcess:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def compare(self, baseline: Path, candidate: Path, inputs: Any, settings: LatencySettings) -> PairedLatency:
-        type(self).asked.append((baseline, candidate))
-        if type(self).fails(len(self.asked)):
+    def compare_all(
+        self, baseline: Path, candidates: list[Path], inputs: Any, settings: LatencySettings
+    ) -> JointLatency:
+        type(self).asked.append((baseline, [path.stem for path in candidates]))
+        if any(type(self).fails(path.stem) for path in candidates):
             raise WorkFailedError("the measuring process was killed")
-        value = size_bytes(baseline) / size_bytes(candidate)
-        speedup = Speedup(value=value, low=value, high=value, n_pairs=settings.max_pairs)
-        return PairedLatency(speedup, 1.0, 1.0, LatencyCheck(p90_ms=1, p99_ms=1, noise_floor=0, busy_share=0))
+        check = LatencyCheck(p90_ms=1, p99_ms=1, noise_floor=0, busy_share=0)
+        values = [size_bytes(baseline) / size_bytes(path) for path in candidates]
+        speedups = [Speedup(value=v, low=v, high=v, n_pairs=settings.max_pairs) for v in values]
+        return JointLatency(tuple(PairedLatency(speedup, 1.0, 1.0, check) for speedup in speedups), ())
 
 
 @pytest.fixture
@@ -121,19 +130,24 @@ def kernels(model: Any) -> list[tuple[str, str, str]]:
 def test_every_model_is_timed_against_the_baseline_and_deleted(tmp_path: Path, process: type[FakeProcess]) -> None:
     told: list[tuple[int, float]] = []
     samples = collect(tiny(), inspected(tiny()), tmp_path, 1.5, on_sample=lambda n, s: told.append((n, s)))
-    assert len(samples) == len(process.asked) == len(told) >= 2
+    assert len(samples) == sum(len(digests) for _, digests in process.asked) >= N_TOGETHER
+    assert len(told) == len(process.asked)
     assert {baseline for baseline, _ in process.asked} == {tmp_path / "baseline.xml"}
-    assert [n for n, _ in told] == list(range(1, len(samples) + 1))
+    assert [n for n, _ in told] == list(range(N_TOGETHER, len(samples) + 1, N_TOGETHER))
     assert told[-1][1] < 2.5
     assert {p.name for p in tmp_path.iterdir()} == {"baseline.xml", "baseline.bin", "samples.jsonl"}
     assert samples[1].speedup.value > 1
+
+
+def stop(n: int, seconds: float) -> None:
+    raise KeyboardInterrupt
 
 
 def test_a_second_call_goes_on_where_the_first_was_interrupted(tmp_path: Path, process: type[FakeProcess]) -> None:
     task, graph = tiny(), inspected(tiny())
 
     def interrupt(n: int, seconds: float) -> None:
-        if n == 2:
+        if n == N_TOGETHER:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -143,26 +157,26 @@ def test_a_second_call_goes_on_where_the_first_was_interrupted(tmp_path: Path, p
     seen = process.asked[:]
     process.asked.clear()
     samples = collect(task, graph, tmp_path, 1.5)
-    assert len(samples) > 2
+    assert len(samples) > N_TOGETHER
     assert [s.recipe for s in samples] == sample_recipes(graph, len(samples))
-    assert not {p for _, p in seen} & {p for _, p in process.asked}
+    assert not {d for _, digests in seen for d in digests} & {d for _, digests in process.asked for d in digests}
     assert collect(task, graph, tmp_path, 0.0) == samples
 
 
 def test_a_recipe_that_fails_is_left_out_and_not_tried_again(tmp_path: Path, process: type[FakeProcess]) -> None:
-    process.fails = staticmethod(lambda n: n == 2)
-    samples = collect(tiny(), inspected(tiny()), tmp_path, 1.0)
-    assert len(samples) == len(process.asked) - 1
-    assert Recipe() in {s.recipe for s in samples}
-    process.fails = staticmethod(lambda n: False)
-    before = process.asked[1][1]
+    guilty = sample_recipes(inspected(tiny()), 2)[1].digest()
+    process.fails = staticmethod(lambda digest: digest == guilty)
+    samples = collect(tiny(), inspected(tiny()), tmp_path, 0.0)
+    assert {s.recipe for s in samples} == {r for r in sample_recipes(inspected(tiny()), 4) if r.digest() != guilty}
+    process.fails = staticmethod(lambda digest: False)
     process.asked.clear()
-    collect(tiny(), inspected(tiny()), tmp_path, 1.5)
-    assert before not in {path for _, path in process.asked}
+    with pytest.raises(KeyboardInterrupt):
+        collect(tiny(), inspected(tiny()), tmp_path, 30.0, on_sample=stop)
+    assert process.asked and guilty not in {digest for _, digests in process.asked for digest in digests}
 
 
 def test_a_collection_without_a_sample_says_why(tmp_path: Path, process: type[FakeProcess]) -> None:
-    process.fails = staticmethod(lambda n: True)
+    process.fails = staticmethod(lambda digest: True)
     with pytest.raises(MeasurementError, match="could be timed: the measuring process was killed; check"):
         collect(tiny(), inspected(tiny()), tmp_path, 1.0)
 
