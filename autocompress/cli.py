@@ -140,7 +140,7 @@ def inspect(
     if picture and costs:
         where = f"{environment.cpu}, {terminal.threads_words(threads)}, {'; '.join(terminal.gains(costs))}"
         write_layer_svg(terminal.layer_bars(graph, costs), f"{loaded.name}: where the time goes", where, picture)
-        console.print(f"wrote {picture}", markup=False, highlight=False)
+        console.print(f"wrote {picture}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _costs(task: "Task", graph: "ModelGraph", n_threads: int) -> "tuple[LayerCosts | None, str]":
@@ -284,7 +284,7 @@ def cpu(
     terminal.print_probe(console, probe, remark)
     if picture:
         write_cpu_svg(probe, picture)
-        console.print(f"wrote {picture}", markup=False, highlight=False)
+        console.print(f"wrote {picture}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -4,10 +4,13 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
 import torch
+
+from autocompress.latency import LatencySettings
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a loaded machine is not a defect
 hypothesis.settings.load_profile("patient")
@@ -21,6 +24,20 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="autocompress-tests-")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+
+QUICK = LatencySettings(min_pairs=6, max_pairs=30, max_seconds=0.3, min_seconds=0.0, n_copies=2)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_timing() -> Iterator[None]:
+    """Searches in tests time their models for a moment only: what they test are not the numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autocompress.search.controller.LatencySettings", lambda: QUICK)
+        for module in ("ending", "single"):
+            patch.setattr(f"autocompress.search.{module}.FINALIST", QUICK)
+        patch.setattr("autocompress.search.clock._FINALISTS_SECONDS", QUICK.max_seconds)
+        yield
 
 
 LONGEST_FIRST = (

@@ -12,5 +12,5 @@ def study_of(task: Task, out: Path, **changes: Any) -> Study:
 
 
 def fingerprints(record: StudyRecord) -> dict[str, Any]:
-    """Something of each candidate that a second evaluation would change."""
-    return {c.digest: (c.rung, c.seconds, c.measurement) for c in record.candidates}
+    """Something of each candidate that a second evaluation would change; finalists are timed again in any case."""
+    return {c.digest: (c.rung, c.seconds, c.measurement and c.measurement.accuracy) for c in record.candidates}

@@ -273,7 +273,7 @@ def probed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
         row = ProbeRow.model_validate(fields | {"speedup": speedup})
         return CpuProbe(**probe_key(n_threads)._asdict(), int8_saturates=False, rows=(row,))
 
-    monkeypatch.setattr("autocompress.measure.probe.probe_cpu", probe)
+    monkeypatch.setattr("autocompress.measure.probe_cpu", probe)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return made
 

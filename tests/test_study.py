@@ -1,5 +1,6 @@
 """Whole searches on a tiny task: the folder that they leave, resuming it and choosing from it."""
 
+import math
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -139,9 +140,21 @@ def test_front_frame_and_record_agree(finished: Finished) -> None:
 
 
 def test_who_watches_sees_each_candidate_and_the_best(finished: Finished) -> None:
-    assert [e.finished for e in finished.events if e.finished] == list(finished.record.candidates)
+    seen = [e.finished for e in finished.events if e.finished]
+    assert [(c.digest, c.seconds) for c in seen] == [(c.digest, c.seconds) for c in finished.record.candidates]
     assert finished.events[-1].n_done == N_TRIALS and finished.events[-1].best
     assert any("fine-tuning int8" in e.phase for e in finished.events)
+
+
+def test_the_finalists_were_timed_together(finished: Finished) -> None:
+    assert finished.record.finalists and finished.record.chosen
+    digests = finished.record.finalists.digests
+    assert finished.record.chosen.digest in digests and len(finished.record.finalists.pairs) == math.comb(
+        len(digests), 2
+    )
+    speeds = [finished.record.candidate(digest).measurement.speedup.value for digest in digests]  # type: ignore[union-attr]
+    assert speeds == sorted(speeds, reverse=True)
+    assert any("timing the" in e.phase for e in finished.events)
 
 
 def test_plain_optuna_opens_the_journal(finished: Finished) -> None:

@@ -45,7 +45,7 @@ def cpu_table(probe: CpuProbe) -> Table:
     table = Table(title=title, box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for name in ("asked", "layers", "sizes", "compared", "verdict"):
         table.add_column(name, overflow="fold")
-    table.add_column("speed-up", justify="right", overflow="fold")
+    table.add_column("speed-up", justify="right", no_wrap=True)
     rows = list(grouped(probe.rows))
     for i, row in enumerate(rows):
         is_first = i == 0 or rows[i - 1].question != row.question

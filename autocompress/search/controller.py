@@ -149,7 +149,7 @@ class Controller:
             self._clock.learn(candidate)
         self._report("finding out what this CPU does")
         self._ledger.findings = [*findings.about_model(graph), *self._configuration.rewards]
-        if found := worker.call(default_precision):
+        if found := worker.call(default_precision, LatencySettings()):
             self._ledger.findings.append(findings.about_default_precision(*found))
         if self._configuration.finetune_steps is None:
             if self._task and self._task.fit is None:

@@ -145,8 +145,12 @@ def export_onnx(context: EvaluationContext, recipe: Recipe, folder: Path, path: 
         write_onnx(compressed.freeze_weights(), context.task.example_input, compressed.integer_weights(), path)
 
 
-def default_precision(context: EvaluationContext) -> tuple[str, float, float, float] | None:
+def default_precision(context: EvaluationContext, latency: LatencySettings) -> tuple[str, float, float, float] | None:
     """The precision in which OpenVINO would run the FP32 model by itself, with its paired speed-up over f32.
+
+    Args:
+        context: The study's; the FP32 baseline must be in its folder.
+        latency: How to measure; the study says with how many threads.
 
     Returns:
         Name of the precision, speed-up, ends of its interval; None where that precision is f32.
@@ -155,6 +159,6 @@ def default_precision(context: EvaluationContext) -> tuple[str, float, float, fl
     name = default_precision_of(model, context.n_inference_threads)
     if name == "f32":
         return None
-    settings = _with_threads(context, LatencySettings())
+    settings = _with_threads(context, latency)
     speedup = context.timer.default_precision(context.baseline_folder / MODEL, real_input(context.task), settings)
     return name, speedup.value, speedup.low, speedup.high

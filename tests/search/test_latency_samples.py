@@ -186,7 +186,7 @@ def test_a_latency_model_is_measured_once(tmp_path: Path, process: type[FakeProc
     model = measured_latency_model(task, graph, tmp_path, 1.0)
     n_asked = len(process.asked)
     again = measured_latency_model(task, graph, tmp_path, 1.0)
-    assert len(process.asked) == n_asked >= 2
+    assert len(process.asked) == n_asked >= 1
     assert again.samples == model.samples
     assert again.predict(model.samples[-1].recipe) == pytest.approx(model.predict(model.samples[-1].recipe))
 
