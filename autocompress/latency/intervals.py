@@ -10,6 +10,7 @@ from autocompress.measurement import Speedup
 
 Floats = npt.NDArray[np.float64]
 N_RESAMPLES = 200
+_NORMAL_97 = 1.959964  # 97.5 % quantile of the normal distribution
 TYPICAL_LAYOUT = 0.003  # standard deviation of a log ratio between copies of two models, see `layout_variance`
 LOOKING = 1.07  # wider, for one who ends when the interval is narrow ends too often when it is so by luck
 LAYOUT_WEIGHT = 1  # copies that `TYPICAL_LAYOUT` counts for
@@ -59,12 +60,24 @@ def paired_interval(log_ratios: Floats, copies: npt.NDArray[np.int64], rng: np.r
     return Speedup(value=value, low=low, high=high, n_pairs=len(log_ratios))
 
 
+def widened(speedup: Speedup, error: float) -> Speedup:
+    """The interval with a further independent error, the standard deviation of a log ratio.
+
+    >>> narrow = Speedup(value=2.0, low=2.0, high=2.0, n_pairs=30)
+    >>> [round(end, 3) for end in (widened(narrow, 0.01).low, widened(narrow, 0.01).high)]
+    [1.961, 2.04]
+    """
+    below, above = (abs(math.log(speedup.value / end)) for end in (speedup.low, speedup.high))
+    low, high = (math.exp(sign * math.hypot(part, _NORMAL_97 * error)) for sign, part in ((-1, below), (1, above)))
+    return Speedup(value=speedup.value, low=speedup.value * low, high=speedup.value * high, n_pairs=speedup.n_pairs)
+
+
 def quantile_97(n_free: float) -> float:
     """Student's 97.5 % quantile, by its expansion in 1 / `n_free` (Abramowitz & Stegun 1964, 26.7.5).
 
     Too small by 5 % at 2 degrees of freedom and by 1 % at 3, exact to 0.2 % from 5 on.
     """
-    z = 1.959964
+    z = _NORMAL_97
     powers = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
     return z + sum(term / n_free**order for order, term in enumerate(powers, start=1))
 

@@ -1,6 +1,6 @@
 """Timing: do the intervals hold the truth, how narrow are they, and does the measuring process grow, in one run.
 
-python -m examples.benchmarks.timing           # about 13 minutes, writes reports/benchmarks/timing.md
+python -m examples.benchmarks.timing           # about 18 minutes, writes reports/benchmarks/timing.md
 python -m examples.benchmarks.timing --smoke   # a slice of it in under a minute, writes nothing
 
 Everything but memory is measured twice: with the machine as it is, which should be idle, and with another process that
@@ -43,7 +43,7 @@ from examples.benchmarks.running import run
 from examples.benchmarks.verdicts import Verdict
 
 TARGET = Path(__file__).parents[2] / "reports" / "benchmarks" / "timing.md"
-SETTINGS = LatencySettings(max_seconds=3.5, max_pairs=1000, half_width=0.01)
+SETTINGS = LatencySettings(max_seconds=2.5, max_pairs=1000, half_width=0.01)
 BRIEF = LatencySettings(min_pairs=3, max_pairs=3, max_seconds=0.1, n_copies=2)
 COUNTS = ((3, 2), (5, 4), (4, 1), (2, 3))  # of the same inference, whose ratio is that of these numbers
 BUSY_CODE = "import numpy\na = numpy.ones((400, 400))\nwhile True: a @ a"

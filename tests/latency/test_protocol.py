@@ -238,3 +238,9 @@ def test_a_stopwatch_that_does_not_see_the_work_is_not_used() -> None:
     machine = Shared(2.0)
     assert with_stopwatch(machine, lambda: 0.3 * machine.own).speedup.value == pytest.approx(3.5)
     assert with_stopwatch(machine, lambda: 0.9 * machine.own).speedup.value == pytest.approx(2.0)
+
+
+def test_intervals_from_a_busy_machine_are_wider() -> None:
+    quiet, busy = timed(Machine(1.3, seed=1)), timed(Machine(1.3, seed=1), watch=Quiet(0.5))
+    assert busy.check.is_noisy and busy.speedup.value == pytest.approx(quiet.speedup.value)
+    assert busy.speedup.high - busy.speedup.low > quiet.speedup.high - quiet.speedup.low

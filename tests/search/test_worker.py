@@ -55,6 +55,7 @@ def test_one_process_does_all_the_work(worker: Worker) -> None:
         pytest.param(work.refuse, "^the score is nan$", id="an error of ours"),
         pytest.param(work.crash, "its process died", id="killed"),
         pytest.param(work.leave, "its process died", id="left"),
+        pytest.param(work.candidate_with_a_dying_timer, "the measuring process died", id="its measuring process died"),
     ],
 )
 def test_failed_work_has_a_reason_and_the_next_goes_on(worker: Worker, function: object, reason: str) -> None:

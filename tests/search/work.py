@@ -6,7 +6,12 @@ import time
 from pathlib import Path
 
 from autocompress.errors import MeasurementError
-from autocompress.search.context import EvaluationContext
+from autocompress.latency import LatencySettings
+from autocompress.processes import WorkFailedError
+from autocompress.recipe import Recipe
+from autocompress.search.context import EvaluationContext, Rung
+from autocompress.search.evaluate import export_candidate, measure_candidate
+from autocompress.search.training import train_candidate
 
 
 def add(context: EvaluationContext, a: int, b: int) -> int:
@@ -40,3 +45,17 @@ def leave(context: EvaluationContext) -> None:
 def sleep(context: EvaluationContext, seconds: float, file: Path) -> None:
     file.write_text(str(os.getpid()))
     time.sleep(seconds)
+
+
+class DyingTimer:
+    """A process for timing that dies of every comparison."""
+
+    def compare(self, *_: object) -> None:
+        raise WorkFailedError("the measuring process died, for example for lack of memory")
+
+
+def candidate_with_a_dying_timer(context: EvaluationContext) -> None:
+    train_candidate(context, Recipe(), context.baseline_folder, Rung("baseline", 0), 0)
+    export_candidate(context, Recipe(), context.baseline_folder)
+    context._timer.append(DyingTimer())  # type: ignore[arg-type]
+    measure_candidate(context, Recipe(), context.baseline_folder, "validation", LatencySettings())
