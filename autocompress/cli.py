@@ -279,7 +279,7 @@ def cpu(
     if probe is None:
         with terminal.ProbeView(console) as view:
             probe = probe_cpu(threads, on_progress=view.update)
-        if not (probe.is_complete and probe.is_clear and keep_probe(probe)):
+        if keep_probe(probe) is None:
             remark = "not remembered: this machine was too busy, or the cache folder cannot be written"
     terminal.print_probe(console, probe, remark)
     if picture:

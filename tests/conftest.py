@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from autocompress.latency import LatencySettings
+from tests.commands import command  # noqa: F401  # a fixture for all
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a loaded machine is not a defect
 hypothesis.settings.load_profile("patient")

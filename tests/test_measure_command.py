@@ -2,9 +2,7 @@
 
 import re
 import shutil
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,35 +13,15 @@ from onnx import TensorProto, helper
 from openvino import PartialShape
 from openvino import opset13 as ops
 
-from autocompress.cli import main
 from autocompress.latency import LatencySettings, PairedLatency, paired_latency, read_model
 from autocompress.search import two_models
-
-
-@dataclass
-class Done:
-    code: int
-    out: str
-    error: str
-
-
-Command = Callable[..., Done]
+from tests.commands import Command
 
 
 @pytest.fixture
-def measure(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
-    """Runs `autocompress measure` in this process; what OpenVINO itself writes is captured, too."""
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["autocompress", "measure", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as caught:
-            main()
-            raise SystemExit(0)
-        captured = capfd.readouterr()
-        return Done(int(caught.value.code or 0), captured.out, captured.err)
-
-    return run
+def measure(command: Command) -> Command:
+    """Runs `autocompress measure`."""
+    return partial(command, "measure")
 
 
 def written(

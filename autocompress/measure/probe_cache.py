@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from autocompress.cpu_probe import PROBE_VERSION, CpuProbe
-from autocompress.measure.probe import OnProgress, ProbeKey, Timer, probe_cpu, probe_key
+from autocompress.measure.probe import ProbeKey, probe_key
 
 _DIGITS = 12
 
@@ -49,13 +49,17 @@ def known_probe(n_threads: int = 1, folder: Path | None = None) -> CpuProbe | No
 def keep_probe(probe: CpuProbe, folder: Path | None = None) -> Path | None:
     """Keep the answers of a probe that was just made on this processor.
 
+    One whose time ended before it had asked everything, or that noise left without many verdicts, is not kept.
+
     Args:
         probe: The answers.
         folder: Where to keep them; `cache_folder()` if left out.
 
     Returns:
-        The file; None where it cannot be written, which only means that the next study has to ask again.
+        The file; None where nothing is kept or it cannot be written, so that the next study has to ask again.
     """
+    if not (probe.is_complete and probe.is_clear):
+        return None
     file = probe_file(probe.n_threads, folder)
     partial = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -65,36 +69,6 @@ def keep_probe(probe: CpuProbe, folder: Path | None = None) -> Path | None:
     except OSError:
         return None
     return file
-
-
-def known_or_new_probe(
-    n_threads: int = 1,
-    seconds: float = 60.0,
-    on_progress: OnProgress = lambda n_done, n_total, words: None,
-    folder: Path | None = None,
-    timer: Timer | None = None,
-) -> CpuProbe:
-    """The answers that are kept for this processor, else those of a new probe, which are then kept.
-
-    A probe whose time ended before it had asked everything, or that noise left without many verdicts, is not kept.
-
-    Args:
-        n_threads: Threads of every inference, at least 1.
-        seconds: How long a new probe may take, > 0.
-        on_progress: As in `probe_cpu`.
-        folder: Where they are kept; `cache_folder()` if left out.
-        timer: As in `probe_cpu`.
-
-    Raises:
-        MeasurementError: As `probe_cpu`.
-    """
-    known = known_probe(n_threads, folder)
-    if known is not None:
-        return known
-    probe = probe_cpu(n_threads, seconds, on_progress, timer)
-    if probe.is_complete and probe.is_clear:
-        keep_probe(probe, folder)
-    return probe
 
 
 def _key_of(probe: CpuProbe) -> ProbeKey:

@@ -1,10 +1,8 @@
-"""What a processor rewards, as a table for a terminal, as plain text, and in a few sentences."""
+"""What a processor rewards, as a table for a terminal and in a few sentences."""
 
-import io
 from collections.abc import Iterable
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -32,7 +30,6 @@ KIND_WORDS: dict[LayerKind, str] = {
     "linear": "Linear",
 }
 VERDICT_STYLES: dict[Verdict, str] = {"faster": "green", "slower": "red", "same": "", "unclear": "dim"}
-_PLAIN_WIDTH = 120
 
 
 def cpu_table(probe: CpuProbe) -> Table:
@@ -52,15 +49,6 @@ def cpu_table(probe: CpuProbe) -> Table:
         is_last = i + 1 == len(rows) or rows[i + 1].question != row.question
         table.add_row(*_cells(row, is_first), end_section=is_last)
     return table
-
-
-def cpu_text(probe: CpuProbe) -> str:
-    """The sentences and the table as plain text, lines of at most 120 characters in the table."""
-    console = Console(file=io.StringIO(), width=_PLAIN_WIDTH, color_system=None)
-    console.print(cpu_table(probe))
-    table = console.file.getvalue()  # type: ignore[attr-defined]
-    lines = [line.rstrip() for line in table.splitlines()]
-    return "\n".join([*(f"- {sentence}" for sentence in cpu_sentences(probe)), "", *lines]).rstrip() + "\n"
 
 
 def cpu_sentences(probe: CpuProbe) -> list[str]:

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from autocompress.cpu_probe import NO_TIME, CpuProbe, ProbeRow
-from autocompress.errors import MeasurementError
 from autocompress.measure import probe_cache
 from autocompress.measure.probe import probe_key
-from autocompress.measure.probe_cache import cache_folder, keep_probe, known_or_new_probe, known_probe, probe_file
+from autocompress.measure.probe_cache import cache_folder, keep_probe, known_probe, probe_file
 from autocompress.measurement import Speedup
 
 
@@ -83,30 +82,20 @@ def test_a_damaged_file_is_no_probe(tmp_path, damage) -> None:
     assert known_probe(1, tmp_path) is None
 
 
-def test_a_damaged_file_is_replaced_by_a_new_probe(tmp_path, monkeypatch) -> None:
+def test_a_damaged_file_is_replaced_by_a_new_probe(tmp_path) -> None:
     keep_probe(probe(), tmp_path).write_text("{")
-    monkeypatch.setattr(probe_cache, "probe_cpu", lambda *_: probe(seconds=3.0))
-    assert known_or_new_probe(1, folder=tmp_path).seconds == 3.0
+    keep_probe(probe(seconds=3.0), tmp_path)
     assert known_probe(1, tmp_path).seconds == 3.0
 
 
-def test_a_known_probe_is_not_made_again(tmp_path, monkeypatch) -> None:
-    keep_probe(probe(), tmp_path)
-    monkeypatch.setattr(probe_cache, "probe_cpu", lambda *_: pytest.fail("probed again"))
-    assert known_or_new_probe(1, folder=tmp_path) == probe()
-
-
-def test_a_probe_that_ran_out_of_time_is_not_kept(tmp_path, monkeypatch) -> None:
-    unfinished = probe(unanswered={"binary": NO_TIME})
-    monkeypatch.setattr(probe_cache, "probe_cpu", lambda *_: unfinished)
-    assert known_or_new_probe(1, folder=tmp_path) == unfinished
+def test_a_probe_that_ran_out_of_time_is_not_kept(tmp_path) -> None:
+    assert keep_probe(probe(unanswered={"binary": NO_TIME}), tmp_path) is None
     assert known_probe(1, tmp_path) is None
 
 
-def test_a_probe_full_of_noise_is_not_kept(tmp_path, monkeypatch) -> None:
+def test_a_probe_full_of_noise_is_not_kept(tmp_path) -> None:
     noisy = probe().rows[0].model_copy(update={"noise_floor": 5.0})
-    monkeypatch.setattr(probe_cache, "probe_cpu", lambda *_: probe(rows=(noisy,)))
-    assert known_or_new_probe(1, folder=tmp_path).rows == (noisy,)
+    assert keep_probe(probe(rows=(noisy,)), tmp_path) is None
     assert known_probe(1, tmp_path) is None
 
 
@@ -131,13 +120,3 @@ def test_the_folder_follows_the_xdg_specification(monkeypatch, given, folder) ->
     if given is not None:
         monkeypatch.setenv("XDG_CACHE_HOME", given)
     assert str(cache_folder()) == folder
-
-
-def test_a_probe_that_fails_leaves_nothing(tmp_path, monkeypatch) -> None:
-    def fail(*_):
-        raise MeasurementError("no kernels")
-
-    monkeypatch.setattr(probe_cache, "probe_cpu", fail)
-    with pytest.raises(MeasurementError, match="no kernels"):
-        known_or_new_probe(1, folder=tmp_path)
-    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from rich.console import Console
 from autocompress.cpu_probe import CpuProbe, ProbeRow
 from autocompress.measurement import Speedup
 from autocompress.report.cpu_svg import write_cpu_svg
-from autocompress.report.cpu_table import cpu_sentences, cpu_table, cpu_text
+from autocompress.report.cpu_table import cpu_sentences, cpu_table
 
 
 def row(question, value=2.0, half=0.02, kind="conv3x3", variant="INT8", baseline="FP32", **changes):
@@ -39,13 +39,18 @@ ROWS = (
 )
 
 
+def cpu_text(found) -> str:
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(cpu_table(found))
+    return console.export_text()
+
+
 def test_the_text_has_a_line_a_row_with_interval_and_verdict() -> None:
     text = cpu_text(probe(*ROWS))
     assert re.search(r"INT8 against FP32 +conv 3x3 .*INT8 / FP32 +faster +2.00x \[1.98, 2.02\]", text)
     assert re.search(r"\n +Linear .*INT8 / FP32 +slower +0.80x \[0.78, 0.82\]", text)
     assert re.search(r"binary / INT8 +unclear \* +1.00x \[0.80, 1.20\]", text)
     assert re.search(r"FP32: 48 / 64 channels", text)
-    assert max(map(len, text.split("\n\n", 1)[1].splitlines())) <= 120
 
 
 def test_the_table_keeps_the_rows_of_a_question_together() -> None:
