@@ -7,12 +7,13 @@ from tempfile import mkdtemp
 
 import onnx
 import openvino
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from autocompress.errors import DeployError
+from autocompress.latency import reason
 
 ZIP_LEVEL = 6  # of DEFLATE, what zip and zipfile take by default; takes 1.5 s for 50 MB of floats
 _CHUNK_BYTES = 1 << 20
@@ -52,9 +53,8 @@ def load_openvino(path: Path) -> openvino.Model:
     try:
         return openvino.Core().read_model(path)
     except RuntimeError as error:
-        first = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
         raise DeployError(
-            f"OpenVINO {openvino.get_version().partition('-')[0]} cannot read {path}: {first.strip(' -.!')}; "
+            f"OpenVINO {openvino.get_version().partition('-')[0]} cannot read {path}: {reason(error).strip(' -.!')}; "
             "if the file is whole, export the model again with standard operations"
         ) from None
 
