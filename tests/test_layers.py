@@ -21,6 +21,7 @@ LEVELS = {
     "pareto": 20,
     "record": 21,  # holds candidates of pareto
     "graph": 22,
+    "planning": 24,  # mathematics of the search
     "latency": 25,  # light, so that the measuring process starts fast
     "space": 30,
     "compress": 30,
@@ -41,6 +42,7 @@ LEVELS = {
 LIGHT_PARTS = {  # must not reach these, not even through other modules
     "report": {"torch", "optuna", "openvino"},
     "latency": {"torch", "optuna", "scipy"},
+    "planning": {"torch", "optuna", "openvino"},
 }
 ONLY_IN = {"optuna": "search"}
 ONE_FILE = {"torch_pruning"}
