@@ -86,7 +86,10 @@ class Measurement(_Frozen):
         accuracy: Score of the deployed model on `n_samples` validation samples.
         torch_accuracy: Score of the torch model that it was exported from, same samples.
         accuracy_drop: How much worse than the deployed baseline on the same samples, in units of the score,
-            positive when worse whatever the direction of the score; two-sided 90 % interval.
+            positive when worse whatever the direction of the score; two-sided 90 % interval. In a search, on the half
+            of the validation samples by which candidates are proposed.
+        selection_drop: The same on the other half, by which nothing but the choice is decided; None where the
+            validation split is too small to be halved, on the test split, and in records of older versions.
         agreement: Fraction of samples on which torch and deployed model decide alike.
         largest_difference: Between two outputs of torch and deployed model, in units of the outputs; None in records of
             older versions.
@@ -104,6 +107,7 @@ class Measurement(_Frozen):
     accuracy: Finite
     torch_accuracy: Finite
     accuracy_drop: Interval
+    selection_drop: Interval | None = None
     agreement: Annotated[float, Field(ge=0, le=1)]
     largest_difference: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     speedup: Speedup

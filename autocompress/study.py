@@ -116,6 +116,7 @@ class Study:
         max_drop: float | None = None,
         max_latency_ms: float | None = None,
         max_size_bytes: int | None = None,
+        target_speedup: float | None = None,
         on_progress: OnProgress = lambda _: None,
     ) -> Choice:
         """Choose again among the candidates found, and put the choice into `chosen/`.
@@ -126,13 +127,14 @@ class Study:
             max_drop: Accuracy floor, in units of the score; the study's own where None.
             max_latency_ms: Largest latency, milliseconds.
             max_size_bytes: Largest size of the deployed files, bytes.
+            target_speedup: Least speed-up over FP32.
             on_progress: Called several times a second.
 
         Raises:
             StudyError: Nothing was measured yet, or the study is in use.
         """
         floor = self.configuration.max_drop if max_drop is None else max_drop
-        wishes = Wishes(floor, max_latency_ms, max_size_bytes)
+        wishes = Wishes(floor, max_latency_ms, max_size_bytes, target_speedup)
         choice = choose(self.candidates, wishes)
         with self.folder.locked():
             self._controller(on_progress, needs_task=False).publish(choice, wishes)
@@ -167,6 +169,9 @@ def create_study(
     out: str | Path,
     space: str | Path | SearchSpace = DEFAULT_SPACE,
     max_drop: float = 0.01,
+    max_latency_ms: float | None = None,
+    max_size_bytes: int | None = None,
+    target_speedup: float | None = None,
     objectives: Sequence[str] = DEFAULT_OBJECTIVES,
     sampler: str = "tpe",
     seed: int = 0,
@@ -181,8 +186,11 @@ def create_study(
         out: Folder of the study.
         space: Name of a built-in search space, path of a YAML file, or a loaded space.
         max_drop: Largest accuracy drop, >= 0, in units of the score (0.01 is one point of an accuracy).
+        max_latency_ms: Largest latency of the choice, > 0, milliseconds.
+        max_size_bytes: Largest size of the choice, > 0, bytes of `model.xml` and `model.bin`.
+        target_speedup: Least speed-up of the choice over FP32, > 0.
         objectives: What the front minimizes: of `accuracy_drop`, `latency`, `size_bytes`.
-        sampler: `tpe` or `random`.
+        sampler: What proposes recipes, of `SAMPLERS`.
         seed: Seed of search and training.
         finetune_steps: Training steps of each candidate; by default as many as suit the first budget.
         threads: Inference threads of every latency, >= 1 and at most as many as there are cores.
@@ -193,7 +201,7 @@ def create_study(
         SearchSpaceError: The space does not load, or does not fit the model.
         GraphError: The model does not run, or has nothing to compress.
     """
-    Wishes(max_drop)
+    Wishes(max_drop, max_latency_ms, max_size_bytes, target_speedup)
     if sampler not in SAMPLERS:
         raise StudyError(f"sampler must be one of {', '.join(SAMPLERS)}, but got {sampler!r}")
     unknown = [name for name in objectives if name not in DEFAULT_OBJECTIVES]
@@ -215,6 +223,9 @@ def create_study(
         space=loaded.name,
         space_text={name: list(choices) for name, choices in bound.parameters.items()},
         max_drop=max_drop,
+        max_latency_ms=max_latency_ms,
+        max_size_bytes=max_size_bytes,
+        target_speedup=target_speedup,
         objectives=tuple(objectives),
         sampler=sampler,
         seed=seed,

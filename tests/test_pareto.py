@@ -299,3 +299,67 @@ def test_the_front_keeps_what_the_error_does_not_tell_apart(
     first = with_error("first", (0.01, 0.005), (2.0, 0.03), 1000)
     front = ParetoFront.of([first, with_error("other", drop, speed, size)], BASELINE, DEFAULT_OBJECTIVES)
     assert ("other" in digests(front)) is is_on_front and "first" in digests(front)
+
+
+COMPRESSED = Recipe(pruning={"a": 0.5})
+
+
+EXACT = BASELINE.model_copy(update={"measurement": measurement(0.0, 1.0, 1000, accuracy_drop=interval(0.0, 0.0))})
+
+
+def halved(digest: str, seen: float, speed: float, held_out: float) -> Candidate:
+    """A candidate with a drop that the search saw and another one, with an error of 0.002, on held-out data."""
+    measured = measurement(seen, speed, 500, selection_drop=interval(held_out, 0.002))
+    return candidate(digest, 0.0, 1.0).model_copy(update={"measurement": measured, "recipe": COMPRESSED})
+
+
+@pytest.mark.parametrize(
+    ("candidates", "chosen"),
+    [
+        pytest.param([("a", 0.002, 2.0, 0.004), ("b", 0.006, 3.0, 0.007)], "b", id="both keep it"),
+        pytest.param([("a", 0.002, 2.0, 0.004), ("b", 0.001, 3.0, 0.02)], "a", id="lucky on what the search saw"),
+        pytest.param([("a", 0.002, 2.0, 0.004), ("b", 0.006, 3.0, 0.009)], "a", id="the bound is too high"),
+        pytest.param(
+            [("a", 0.002, 2.0, 0.004), ("b", 0.005, 3.0, 0.02), ("c", 0.006, 4.0, 0.001)], "c", id="after one failure"
+        ),
+        pytest.param([("a", 0.005, 3.0, 0.02), ("b", 0.006, 4.0, 0.0078)], "base", id="a higher bar after one failure"),
+        pytest.param(
+            [("a", 0.001, 2.0, 0.02), ("b", 0.005, 3.0, 0.02), ("c", 0.006, 4.0, 0.001)], "base", id="after two"
+        ),
+        pytest.param([("a", 0.02, 2.0, 0.02), ("b", 0.001, 3.0, 0.002)], "b", id="slower and worse is not tested"),
+    ],
+)
+def test_the_choice_is_by_data_that_the_search_did_not_see(
+    candidates: list[tuple[str, float, float, float]], chosen: str
+) -> None:
+    for order in (candidates, candidates[::-1]):
+        choice = choose([EXACT, *(halved(*c) for c in order)], Wishes(max_drop=0.01))
+        assert choice.candidate.digest == chosen and choice.meets_wishes
+
+
+def test_hardly_a_search_chooses_what_breaks_the_floor() -> None:
+    """Twenty candidates, from far too careful to far too bold; the search saw their drops with an error."""
+    generator, error = np.random.default_rng(0), 0.003
+    true = np.linspace(-0.01, 0.04, 20)
+    n_broken = 0
+    for _ in range(400):
+        seen, held_out = generator.normal(true, error), generator.normal(true, error)
+        candidates = [
+            candidate(str(i), 0.0, 1.0).model_copy(
+                update={
+                    "measurement": measurement(s, 2 + t * 50, 500, selection_drop=interval(h, 1.645 * error)),
+                    "recipe": COMPRESSED,
+                }
+            )
+            for i, (s, t, h) in enumerate(zip(seen, true, held_out, strict=True))
+        ]
+        digest = choose([EXACT, *candidates], Wishes(max_drop=0.01)).candidate.digest
+        n_broken += digest != "base" and true[int(digest)] > 0.01
+    assert n_broken / 400 < 0.08
+
+
+def test_a_wish_for_a_speedup_is_kept_or_named() -> None:
+    pair = [EXACT, halved("a", 0.002, 2.0, 0.004)]
+    assert choose(pair, Wishes(max_drop=0.01, target_speedup=1.5)).candidate.digest == "a"
+    unmet = choose(pair, Wishes(max_drop=0.01, target_speedup=2.5))
+    assert not unmet.meets_wishes and "its speed-up is 2.00, below target_speedup 2.5" in unmet.reason

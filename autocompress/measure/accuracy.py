@@ -97,6 +97,14 @@ def score_of(task: Task, predictions: Predictions) -> float:
     return value
 
 
+def halves(predictions: Predictions) -> tuple[Predictions, Predictions]:
+    """The samples in two halves at random, always the same ones; the first has one more where the number is odd."""
+    order = torch.randperm(predictions.n_samples, generator=torch.Generator().manual_seed(0))
+    parts = [order[0::2].sort().values, order[1::2].sort().values]
+    first, second = (Predictions(take(predictions.outputs, p), take(predictions.targets, p)) for p in parts)
+    return first, second
+
+
 def take(structure: Any, chosen: Tensor) -> Any:
     """Samples `chosen` of tensors joined along axis 0; a list holds one item a sample."""
     if isinstance(structure, Tensor):

@@ -14,19 +14,23 @@ from autocompress.deploy import load_openvino, save_openvino, size_bytes, to_ope
 from autocompress.graph import inspect_model
 from autocompress.latency import JointLatency, LatencySettings, compile_model
 from autocompress.measure import (
+    Predictions,
     accuracy_drop,
     default_precision_of,
     float_layers,
+    halves,
     layer_precisions,
     parity,
     predict_torch,
     score_of,
 )
-from autocompress.measurement import Measurement
+from autocompress.measurement import Interval, Measurement
 from autocompress.recipe import Recipe
 from autocompress.search.context import MODEL, EvaluationContext, Seconds, Split, Stopwatch, channels_last_module
 from autocompress.task import Task, flatten, split_batch
 from autocompress.train import channels_last
+
+LEAST_HALVED = 200  # samples; half of fewer can decide nothing
 
 
 def export_candidate(context: EvaluationContext, recipe: Recipe, folder: Path) -> Seconds:
@@ -70,7 +74,7 @@ def measure_candidate(
         torch_predictions = predict_torch(channels_last_module(compressed.module), _last(context, split), split)
         baseline = context.baseline_predictions(split)
         deployed = baseline if recipe.is_identity else context.predict_deployed(model, split)
-        drop = accuracy_drop(context.task, baseline, deployed)
+        drop, selection_drop = _drops(context.task, baseline, deployed, may_halve=split == "validation")
         alike = parity(torch_predictions, deployed)
         accuracy, torch_accuracy = (score_of(context.task, p) for p in (deployed, torch_predictions))
     with watch.phase("latency"):
@@ -82,6 +86,7 @@ def measure_candidate(
         accuracy=accuracy,
         torch_accuracy=torch_accuracy,
         accuracy_drop=drop,
+        selection_drop=selection_drop,
         agreement=alike.agreement,
         largest_difference=alike.largest_difference,
         speedup=timed.speedup,
@@ -95,6 +100,18 @@ def measure_candidate(
         n_samples=deployed.n_samples,
     )
     return measurement, watch.seconds
+
+
+def _drops(
+    task: Task, baseline: Predictions, deployed: Predictions, may_halve: bool
+) -> tuple[Interval, Interval | None]:
+    """The drop by which candidates are proposed, and the one by which one of them is chosen."""
+    if not may_halve or deployed.n_samples < LEAST_HALVED:
+        return accuracy_drop(task, baseline, deployed), None
+    first, second = (
+        accuracy_drop(task, *pair) for pair in zip(halves(baseline), halves(deployed), strict=True)
+    )
+    return first, second
 
 
 def time_together(

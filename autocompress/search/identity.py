@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from autocompress.errors import StudyError
 from autocompress.measurement import Environment
+from autocompress.pareto import Wishes
 from autocompress.task import Task, flatten, split_batch
 
 
@@ -20,6 +21,9 @@ class Configuration(BaseModel):
         space: Name of the search space.
         space_text: Choices of the bound space by parameter.
         max_drop: Largest accuracy drop, in units of the score.
+        max_latency_ms: Largest latency of the choice, milliseconds; None for no such wish.
+        max_size_bytes: Largest size of the choice, bytes; None for no such wish.
+        target_speedup: Least speed-up of the choice; None for no such wish.
         objectives: What the front minimizes.
         sampler: Name of the sampler.
         seed: Seed of search and training.
@@ -36,6 +40,9 @@ class Configuration(BaseModel):
     space: str
     space_text: dict[str, Any]
     max_drop: float
+    max_latency_ms: float | None = None
+    max_size_bytes: int | None = None
+    target_speedup: float | None = None
     objectives: tuple[str, ...]
     sampler: str
     seed: int
@@ -43,6 +50,11 @@ class Configuration(BaseModel):
     environment: Environment
     dropped: dict[str, tuple[int | float, ...]] = {}
     rewards: tuple[str, ...] = ()
+
+    @property
+    def wishes(self) -> Wishes:
+        """What the choice must keep."""
+        return Wishes(self.max_drop, self.max_latency_ms, self.max_size_bytes, self.target_speedup)
 
     def refuse_changes(self, wanted: "Configuration", where: str) -> None:
         """Check that `wanted` asks for this same study on the same CPU, since speed-ups on two CPUs don't compare.
