@@ -101,7 +101,8 @@ class Problem:
     @cached_property
     def n_plans(self) -> float:
         """How many plans there are; infinite where a float cannot hold it."""
-        return float(np.prod(np.array(self.n_choices, np.float64)))
+        with np.errstate(over="ignore"):
+            return float(np.prod(np.array(self.n_choices, np.float64)))
 
     def damages(self, plans: Plans) -> Floats:
         """Isolated damage summed over units, by kind.
