@@ -1,13 +1,14 @@
 """Study folders: who may write, and replacing a folder as a whole."""
 
-import subprocess
-import sys
+import fcntl
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from autocompress.errors import StudyError
 from autocompress.search.folder import StudyFolder, check_writable, replace_folder
+from autocompress.train import CHECKPOINT
 
 
 @pytest.mark.parametrize(
@@ -31,19 +32,65 @@ def test_trying_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
-def test_one_process_at_a_time_holds_a_study(tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from autocompress.search.folder import StudyFolder\n"
-        "with StudyFolder(Path(sys.argv[1])).locked():\n    print('held', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout and other.stdin and other.stdout.readline() == "held\n"
+def test_a_study_that_one_holds_alone_cannot_be_joined(tmp_path: Path) -> None:
+    refused = pytest.raises(StudyError, match="in use by another process")
+    with StudyFolder(tmp_path).locked(), refused, StudyFolder(tmp_path).joined():
+        pass
+
+
+def test_a_study_in_which_others_search_cannot_be_held_alone(tmp_path: Path) -> None:
+    with ExitStack() as others:
+        for _ in range(2):
+            others.enter_context(StudyFolder(tmp_path).joined())
         with pytest.raises(StudyError, match="in use by another process"), StudyFolder(tmp_path).locked():
             pass
-        other.kill()
     with StudyFolder(tmp_path).locked():
-        pass  # a killed process holds nothing
+        pass
+
+
+def test_the_mutex_may_be_nested_and_ends_with_the_outermost_block(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    with (tmp_path / ".lock").open("w") as other:
+        with folder.mutex():
+            with folder.mutex():
+                pass
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_mutex_is_given_up_after_an_error(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    with pytest.raises(ZeroDivisionError), folder.mutex():
+        _ = 1 / 0
+    with StudyFolder(tmp_path).mutex():
+        pass
+
+
+def test_unfinished_work_goes_unless_its_training_can_be_gone_on_with(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    for name in (".work-a", ".work-b", "c"):
+        (folder.candidates / name).mkdir()
+    (folder.candidates / ".work-b" / CHECKPOINT).write_text("")
+    (folder.candidates / ".claim-a").write_text("")
+    (tmp_path / ".onnx-x").mkdir()
+    folder.remove_unfinished()
+    assert sorted(p.name for p in folder.candidates.iterdir()) == [".work-b", "c"]
+    assert not (tmp_path / ".onnx-x").exists()
+
+
+def test_a_replacement_that_was_cut_short_is_put_right(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    for old in (tmp_path / ".chosen.old", folder.candidates / ".a.old", folder.candidates / ".b.old"):
+        old.mkdir()
+        (old / "file").write_text("old")
+    (folder.candidates / "b").mkdir()  # its old one was not yet removed
+    folder.remove_unfinished()
+    assert (folder.chosen / "file").read_text() == "old"
+    assert (folder.candidates / "a" / "file").read_text() == "old"
+    assert sorted(p.name for p in folder.candidates.iterdir()) == ["a", "b"] and not list(
+        (folder.candidates / "b").iterdir()
+    )
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
