@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autocompress.errors import StudyError
+from autocompress.explanation import Explanation
 from autocompress.measurement import Environment, Measurement, Speedup
 from autocompress.pareto import Candidate, ParetoFront
 from autocompress.recipe import first_problem
@@ -106,6 +107,7 @@ class StudyRecord(_Frozen):
         finalists: Those that were timed together at the end of the last search, once they were.
         findings: Plain sentences that a user should read.
         seconds: Wall-clock seconds of the whole study by phase, `total` among them.
+        explanation: Why the chosen model is what it is; None before the end, and in records of older versions.
     """
 
     format: Literal[1] = FORMAT
@@ -116,6 +118,7 @@ class StudyRecord(_Frozen):
     finalists: Finalists | None = None
     findings: tuple[str, ...] = ()
     seconds: dict[str, float] = {}
+    explanation: Explanation | None = None
 
     @property
     def baseline(self) -> Candidate:

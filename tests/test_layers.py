@@ -18,6 +18,7 @@ LEVELS = {
     "measurement": 11,
     "task": 12,
     "cpu_probe": 12,
+    "explanation": 20,
     "pareto": 20,
     "record": 21,  # holds candidates of pareto
     "graph": 22,
@@ -35,6 +36,7 @@ LEVELS = {
     "study": 50,  # holds a search and its report
     "tasks": 50,
     "terminal": 55,
+    "commands": 58,
     "cli": 60,
     "__main__": 65,
     "": 70,  # autocompress/__init__.py

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from autocompress.record import StudyRecord
+from autocompress.report.explanation_svg import write_explanation_svg, write_seconds_svg
 from autocompress.report.frame import frame
 from autocompress.report.front_html import write_front_html
 from autocompress.report.front_svg import write_front_svg
@@ -14,10 +15,12 @@ __all__ = [
     "frame",
     "render",
     "statistics_table",
+    "write_explanation_svg",
     "write_front_html",
     "write_front_svg",
     "write_report",
     "write_report_md",
+    "write_seconds_svg",
     "write_training_svg",
 ]
 
@@ -25,16 +28,19 @@ RECORD_FILE = "candidates.json"
 
 
 def write_report(record: StudyRecord, folder: Path) -> None:
-    """Write `front.svg`, `training.svg`, `front.html` and `report.md` into `folder`, each replaced in one step.
+    """Write the pictures, `front.html` and `report.md` into `folder`, each replaced in one step.
 
-    Equal records give equal bytes. The document goes last, so that its pictures are there when it is. There is no
-    `training.svg` where the record tells of no training, as those of older versions.
+    Equal records give equal bytes. The document goes last, so that its pictures are there when it is: `front.svg`;
+    `training.svg` where the record tells of trainings, `explanation.svg` and `seconds.svg` where it explains the
+    choice; records of older versions do neither.
 
     Raises:
         StudyError: The baseline was not measured, or the chosen candidate is not in the record.
     """
     write_front_svg(record, folder / "front.svg")
     write_training_svg(record, folder / "training.svg")
+    write_explanation_svg(record, folder / "explanation.svg")
+    write_seconds_svg(record, folder / "seconds.svg")
     write_front_html(record, folder / "front.html")
     write_report_md(record, folder / "report.md")
 

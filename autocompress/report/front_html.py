@@ -11,6 +11,18 @@ from plotly.offline import get_plotlyjs
 
 from autocompress.pareto import Candidate
 from autocompress.record import StudyRecord, write_atomically
+from autocompress.report.explanation import (
+    FORECAST_NOTE,
+    GROUP_COLOURS,
+    UNIT_HEAD,
+    UNIT_NOTE,
+    grouped_seconds,
+    is_for_the_chosen,
+    rung_sentence,
+    trust_sentences,
+    unit_rows,
+)
+from autocompress.report.explanation_plotly import forecast_figure
 from autocompress.report.front_plotly import figure
 from autocompress.report.headline import floor_sentence, headline
 from autocompress.report.plot_points import PlotPoint, plot_points, with_zipped_sizes
@@ -78,6 +90,22 @@ def _content(record: StudyRecord) -> dict[str, Any]:
         "rows": _rows(record),
         "failed": [(c.name, c.rung, failure_sentence(c)) for c in record.candidates if c.failure is not None],
         "phases": phases(record.seconds) if record.seconds else [],
+    } | _explanation(record)
+
+
+def _explanation(record: StudyRecord) -> dict[str, Any]:
+    """Names of the template that stand for nothing in a record without an explanation."""
+    explanation, forecasts = record.explanation, forecast_figure(record)
+    trust = explanation.trust if explanation else None
+    return {
+        "unit_head": UNIT_HEAD,
+        "unit_note": UNIT_NOTE,
+        "units": unit_rows(explanation) if explanation and is_for_the_chosen(record) else [],
+        "forecasts": script_json(forecasts) if forecasts else None,
+        "forecast_note": FORECAST_NOTE,
+        "groups": [(g, GROUP_COLOURS[g.name]) for g in grouped_seconds(record.seconds)] if explanation else [],
+        "rungs": rung_sentence(record),
+        "trust": trust_sentences(trust, len(explanation.forecasts)) if explanation and trust else [],
     }
 
 

@@ -8,6 +8,15 @@ from autocompress.measurement import TrainingSummary
 from autocompress.pareto import Candidate
 from autocompress.record import StudyRecord, write_atomically
 from autocompress.report.chosen_recipe import group_rows, layer_rows, recipe_sentences
+from autocompress.report.explanation import (
+    UNIT_HEAD,
+    UNIT_NOTE,
+    is_for_the_chosen,
+    rung_sentence,
+    shown_forecasts,
+    trust_sentences,
+    unit_rows,
+)
 from autocompress.report.finalists import HEAD as FINALIST_HEAD
 from autocompress.report.finalists import alike_sentences, finalist_rows
 from autocompress.report.headline import floor_sentence, headline
@@ -46,7 +55,7 @@ ORDINAL = re.compile(r"^(\d+)([.)])(?=\s|$)")  # `1.` at the start would make a 
 
 
 def write_report_md(record: StudyRecord, path: Path) -> None:
-    """Write the report; it shows the pictures `front.svg` and `training.svg` of its own folder.
+    """Write the report; it shows the pictures of its own folder, such as `front.svg`, that `write_report` makes.
 
     Raises:
         StudyError: The baseline was not measured, or the chosen candidate is not in the record.
@@ -56,6 +65,8 @@ def write_report_md(record: StudyRecord, path: Path) -> None:
         _front(record),
         _finalists(record),
         _recipe(record),
+        _units(record),
+        _forecasts(record),
         _training(record),
         _list("Findings", [escape(sentence) for sentence in record.findings]),
         _list("Failures", [_failure(c) for c in record.candidates if c.failure is not None]),
@@ -130,6 +141,22 @@ def _recipe(record: StudyRecord) -> str:
     return text
 
 
+def _units(record: StudyRecord) -> str:
+    if record.explanation is None or not is_for_the_chosen(record):
+        return ""
+    table = _table(*_without_empty(UNIT_HEAD, _escaped(unit_rows(record.explanation)), "llrrlrrlrr"))
+    return f"## Why each unit is what it is\n\n{table}\n\n{UNIT_NOTE}"
+
+
+def _forecasts(record: StudyRecord) -> str:
+    explanation = record.explanation
+    if explanation is None or explanation.trust is None:
+        return ""
+    lines = [f"- {sentence}" for sentence in trust_sentences(explanation.trust, len(explanation.forecasts))]
+    picture = "![predicted against measured](explanation.svg)\n\n" if shown_forecasts(record) else ""
+    return f"## Predicted and measured\n\n{picture}" + "\n".join(lines)
+
+
 def _training(record: StudyRecord) -> str:
     if not any(c.training for c in record.candidates):
         return ""
@@ -163,7 +190,9 @@ def _seconds(record: StudyRecord) -> str:
     if not record.seconds:
         return ""
     rows = [[escape(phase), f"{spent:,.1f}", share] for phase, spent, share in phases(record.seconds)]
-    return "## Where the time went\n\n" + _table(("phase", "seconds", "share"), rows, "lrr")
+    table = _table(("phase", "seconds", "share"), rows, "lrr")
+    above = f"![seconds by phase](seconds.svg)\n\n{escape(rung_sentence(record))}\n\n" if record.explanation else ""
+    return f"## Where the time went\n\n{above}{table}"
 
 
 def _environment(record: StudyRecord) -> str:

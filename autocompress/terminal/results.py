@@ -20,6 +20,7 @@ from autocompress.search.context import EvaluationContext
 from autocompress.search.single import Claim
 from autocompress.task import Task
 from autocompress.terminal.comparison import threads_words
+from autocompress.terminal.explanation import print_explanation
 
 
 def candidate_line(candidate: Candidate) -> str:
@@ -50,6 +51,7 @@ def print_summary(console: Console, record: StudyRecord, folder: Path) -> None:
         console.print("the FP32 model is chosen: no compressed model that was tried keeps the floor and is faster")
     elif not chosen.meets_wishes:
         console.print(f"the floor is not met: {chosen.reason}", markup=False)
+    print_explanation(console, record)
     for finding in [*alike_sentences(record), *record.findings]:
         console.print(f"· {finding}", markup=False, highlight=False)
     console.print(f"report: {folder / 'report.md'}, {folder / 'front.html'}", markup=False)

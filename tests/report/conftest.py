@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from autocompress.explanation import Agreement, Change, Explanation, Forecast, RungCount, Trust, UnitExplanation
 from autocompress.measurement import CoursePoint, Environment, Interval, Measurement, Speedup, TrainingSummary
 from autocompress.pareto import Candidate
 from autocompress.recipe import LayerRecipe, Recipe
@@ -139,6 +140,50 @@ def full_record(n_searched: int = 22) -> StudyRecord:
     )
 
 
+def change(choice: str, drop: float, latency_ms: float, size_bytes: float = 0.0, error: float = 0.001) -> Change:
+    """A predicted change with a drop of equal error on both sides."""
+    ends = Interval(value=drop, low=drop - error, high=drop + error)
+    return Change(choice=choice, accuracy_drop=ends, latency_ms=latency_ms, size_bytes=size_bytes)
+
+
+def explanation_of(study: StudyRecord) -> Explanation:
+    """A made-up explanation of the chosen candidate of a study: one unit a layer, a forecast a measured candidate."""
+    units = [
+        UnitExplanation(
+            unit=name,
+            chosen=change("8 bits", 0.0004 * i, -0.1 - 0.02 * i, -20_000.0),
+            cheaper=None if i == 3 else change("8 bits, a quarter fewer filters", 0.004 + 0.001 * i, -0.03, -9_000.0),
+            gentler=change("float", -0.0004 * i, 0.1 + 0.02 * i, 20_000.0) if i else None,
+        )
+        for i, name in enumerate(LAYERS)
+    ]
+    chance = random.Random(5)
+    measured = [(c.digest, c.measurement) for c in study.candidates if c.measurement]
+    forecasts = [_forecast(chance, digest, m) for digest, m in measured]
+    good, fair = Agreement(rank_correlation=0.97, mean_error=0.0021), Agreement(rank_correlation=0.81, mean_error=0.012)
+    return Explanation(
+        digest=study.chosen.digest if study.chosen else "",
+        units=tuple(units),
+        forecasts=tuple(forecasts),
+        trust=Trust(table_drop=fair, learned_drop=good, latency=good, size=good),
+        rungs=(RungCount(rung="predicted", n_reached=3200), RungCount(rung="short", n_reached=24)),
+    )
+
+
+def _forecast(chance: random.Random, digest: str, m: Measurement) -> Forecast:
+    share, drop, size = 1 / m.speedup.value, m.accuracy_drop.value, m.size_bytes / 800_000
+    return Forecast(
+        digest=digest,
+        table_drop=1.6 * drop + chance.uniform(0, 0.004),
+        learned_drop=drop + chance.uniform(-0.002, 0.002),
+        drop=drop,
+        predicted_latency=share + chance.uniform(-0.02, 0.02),
+        latency=share,
+        predicted_size=size,
+        size=size,
+    )
+
+
 def _searched(chance: random.Random, i: int) -> Candidate:
     ratio = round(chance.uniform(0.0, 0.8), 3)
     weight_bits = chance.choice([4, 6, 8])
@@ -186,6 +231,13 @@ def _recipe() -> Callable[..., Recipe]:
 @pytest.fixture(name="trained")
 def _trained() -> StudyRecord:
     return trained_record()
+
+
+@pytest.fixture(name="explained")
+def _explained() -> StudyRecord:
+    """The full record with a made-up explanation."""
+    full = full_record()
+    return full.model_copy(update={"explanation": explanation_of(full)})
 
 
 @pytest.fixture(name="training")
