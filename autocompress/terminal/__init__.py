@@ -1,6 +1,7 @@
 """What the command line shows: the live view of a search, tables and summaries."""
 
 from autocompress.terminal.comparison import print_comparison, print_throughput, threads_words
+from autocompress.terminal.explanation import print_explanation
 from autocompress.terminal.live import SearchView, TrainingLine, sparkline
 from autocompress.terminal.models import gains, layer_bars, print_environment, print_graph, print_spaces
 from autocompress.terminal.processor import ProbeView, print_probe
@@ -12,21 +13,26 @@ from autocompress.terminal.results import (
     print_statistics,
     print_summary,
 )
+from autocompress.terminal.sensitivity import SensitivityView, heat_cells, print_sensitivity
 
 __all__ = [
     "ProbeView",
     "SearchView",
+    "SensitivityView",
     "TrainingLine",
     "candidate_line",
     "gains",
+    "heat_cells",
     "layer_bars",
     "print_choice",
     "print_claims",
     "print_comparison",
     "print_environment",
+    "print_explanation",
     "print_graph",
     "print_measurement",
     "print_probe",
+    "print_sensitivity",
     "print_spaces",
     "print_statistics",
     "print_summary",
