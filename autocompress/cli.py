@@ -35,6 +35,9 @@ MaxDrop = Annotated[
     float | None,
     typer.Option(help="Largest accuracy drop, in units of the score: 0.01 is one point of an accuracy."),
 ]
+MaxLatency = Annotated[float | None, typer.Option(help="Largest median latency of the choice, milliseconds.")]
+MaxSize = Annotated[int | None, typer.Option(help="Largest size of its model.xml and model.bin, bytes.")]
+TargetSpeedup = Annotated[float | None, typer.Option(help="Least speed-up of the choice over FP32.")]
 Device = Annotated[str, typer.Option(help="Where to train: auto (a GPU where there is one), cpu or cuda.")]
 Devices = Annotated[
     int, typer.Option(help="Processes that train together, each on its own GPU or on a part of the cores.")
@@ -55,7 +58,13 @@ def search(
         Path, typer.Option(help="Folder of the study; the same command with the same folder resumes.")
     ] = Path("study"),
     seed: Annotated[int, typer.Option(help="Seed of search and training.")] = 0,
-    sampler: Annotated[str, typer.Option(help="How recipes are sampled after the anchors: tpe or random.")] = "tpe",
+    max_latency_ms: MaxLatency = None,
+    max_size_bytes: MaxSize = None,
+    target_speedup: TargetSpeedup = None,
+    sampler: Annotated[
+        str,
+        typer.Option(help="What proposes recipes: bayesdp (plans and learns), spdy, tpe, nsga2, gp, random or greedy."),
+    ] = "bayesdp",
     finetune_steps: Annotated[
         int | None, typer.Option(help="Training steps a candidate; by default as many as suit the budget.")
     ] = None,
@@ -90,6 +99,9 @@ def search(
         out=out,
         space=space,
         max_drop=max_drop,
+        max_latency_ms=max_latency_ms,
+        max_size_bytes=max_size_bytes,
+        target_speedup=target_speedup,
         sampler=sampler,
         seed=seed,
         finetune_steps=finetune_steps,
@@ -169,8 +181,9 @@ def report(study: StudyArgument) -> None:
 def choose(
     study: StudyArgument,
     max_drop: MaxDrop = None,
-    max_latency_ms: Annotated[float | None, typer.Option(help="Largest median latency, milliseconds.")] = None,
-    max_size_bytes: Annotated[int | None, typer.Option(help="Largest size of model.xml and model.bin, bytes.")] = None,
+    max_latency_ms: MaxLatency = None,
+    max_size_bytes: MaxSize = None,
+    target_speedup: TargetSpeedup = None,
 ) -> None:
     """Choose another candidate of a finished study and put it into chosen/; no training.
 
@@ -185,7 +198,8 @@ def choose(
     if reference is not None:
         loaded = load_study(study, load_task(reference))
     with console.status("choosing") as status:
-        choice = loaded.choose(max_drop, max_latency_ms, max_size_bytes, on_progress=lambda p: status.update(p.phase))
+        wishes = max_drop, max_latency_ms, max_size_bytes, target_speedup
+        choice = loaded.choose(*wishes, on_progress=lambda p: status.update(p.phase))
     terminal.print_choice(console, choice, study / "chosen")
 
 

@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas
-from pydantic import ValidationError
 
 from autocompress.errors import SearchSpaceError, StudyError
 from autocompress.graph import ModelGraph, inspect_model
 from autocompress.measure import describe_environment, known_probe
 from autocompress.pareto import DEFAULT_OBJECTIVES, Candidate, Choice, ParetoFront, Wishes, choose
-from autocompress.recipe import Recipe, first_problem
+from autocompress.recipe import Recipe
 from autocompress.record import StudyInfo, StudyRecord, write_atomically
 from autocompress.report import frame, write_report
 from autocompress.search.budget import Budget
@@ -19,7 +18,7 @@ from autocompress.search.controller import Controller
 from autocompress.search.folder import StudyFolder
 from autocompress.search.identity import Configuration, task_identity
 from autocompress.search.progress import OnProgress
-from autocompress.search.storage import SAMPLERS
+from autocompress.search.samplers import SAMPLERS
 from autocompress.space import (
     DEFAULT_SPACE,
     BoundSpace,
@@ -32,6 +31,8 @@ from autocompress.space import (
 )
 from autocompress.task import Task
 from autocompress.train import Hardware
+
+DEFAULT_SAMPLER = "bayesdp"
 
 
 class Study:
@@ -91,7 +92,7 @@ class Study:
     ) -> StudyRecord:
         """Search until the budget is used up, then confirm the choice on the test split and write the report.
 
-        Ctrl-C ends the search early in the same way.
+        Ctrl-C ends the search early in the same way. Several processes may search in one study at the same time.
 
         Args:
             budget: For example ``"10m"`` or ``"40trials"``.
@@ -105,9 +106,8 @@ class Study:
             StudyError: The study was loaded without its task, is in use, or its baseline cannot be measured.
         """
         controller = self._controller(on_progress, hardware=hardware)
-        parsed = Budget.parse(budget)
-        with self.folder.locked():
-            record = controller.search(parsed, start)
+        record = controller.search(Budget.parse(budget), start)
+        with self.folder.mutex():
             write_report(record, self.folder.path)
         return record
 
@@ -173,7 +173,7 @@ def create_study(
     max_size_bytes: int | None = None,
     target_speedup: float | None = None,
     objectives: Sequence[str] = DEFAULT_OBJECTIVES,
-    sampler: str = "tpe",
+    sampler: str = DEFAULT_SAMPLER,
     seed: int = 0,
     finetune_steps: int | None = None,
     threads: int = 1,
@@ -235,7 +235,7 @@ def create_study(
     )
     folder = StudyFolder(Path(out))
     if folder.configuration.is_file():
-        known = _read_configuration(folder)
+        known = Configuration.read(folder.configuration)
         known.refuse_changes(configuration, str(folder.path))
         configuration = known
     elif folder.record.is_file():
@@ -273,7 +273,7 @@ def load_study(out: str | Path, task: Task | None = None) -> Study:
     if not (path / "study.json").is_file():
         raise StudyError(f"{path} holds no study: study.json is missing; give the folder of an autocompress search")
     folder = StudyFolder(path)
-    known = _read_configuration(folder)
+    known = Configuration.read(folder.configuration)
     if task is None:
         return Study(folder, known)
     known.refuse_changes(known.model_copy(update={"task": task_identity(task)}), str(path))
@@ -289,11 +289,3 @@ def _bind_again(known: Configuration, graph: ModelGraph) -> BoundSpace | None:
         return None
     same = {name: list(choices) for name, choices in bound.parameters.items()} == known.space_text
     return without(bound, known.dropped) if same else None
-
-
-def _read_configuration(folder: StudyFolder) -> Configuration:
-    try:
-        return Configuration.model_validate_json(folder.configuration.read_text())
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
-        problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
-        raise StudyError(f"{folder.configuration} is damaged: {problem}; give another output folder") from None

@@ -57,10 +57,12 @@ def timed_search(study: Path, minutes: float) -> tuple[float, float]:
 
 
 def agreement_at_7_bits(study: Path, out: Path) -> str:
-    """What `autocompress compress` says of the anchor with 7-bit weights on the test split."""
+    """What `autocompress compress` says of 7-bit weights everywhere on the test split."""
     candidates = json.loads((study / "candidates.json").read_text())["candidates"]
-    (digest,) = (c["digest"] for c in candidates if c["label"] == "int8-w7")
-    recipe = study / "candidates" / digest / "recipe.yaml"
+    (int8,) = (c["digest"] for c in candidates if c["label"] == "int8")
+    recipe = study / "w7.yaml"
+    text = (study / "candidates" / int8 / "recipe.yaml").read_text()
+    recipe.write_text(text.replace("weight_bits: 8", "weight_bits: 7"))
     command = [sys.executable, "-m", "autocompress", "compress", "fashion", "--recipe", str(recipe), "--out", str(out)]
     done = subprocess.run([*command, "--steps", "0"], capture_output=True, text=True, check=True)
     return next(line for line in done.stdout.splitlines() if "agree on" in line).split("agree on")[1].strip()

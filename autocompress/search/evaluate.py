@@ -108,9 +108,7 @@ def _drops(
     """The drop by which candidates are proposed, and the one by which one of them is chosen."""
     if not may_halve or deployed.n_samples < LEAST_HALVED:
         return accuracy_drop(task, baseline, deployed), None
-    first, second = (
-        accuracy_drop(task, *pair) for pair in zip(halves(baseline), halves(deployed), strict=True)
-    )
+    first, second = (accuracy_drop(task, *pair) for pair in zip(halves(baseline), halves(deployed), strict=True))
     return first, second
 
 

@@ -1,14 +1,16 @@
 """What a study is about, so that the same command resumes it and another one is refused with a diff."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from autocompress.errors import StudyError
 from autocompress.measurement import Environment
 from autocompress.pareto import Wishes
+from autocompress.recipe import first_problem
 from autocompress.task import Task, flatten, split_batch
 
 
@@ -50,6 +52,19 @@ class Configuration(BaseModel):
     environment: Environment
     dropped: dict[str, tuple[int | float, ...]] = {}
     rewards: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path) -> "Configuration":
+        """The configuration in the file at `path`.
+
+        Raises:
+            StudyError: The file is missing or damaged.
+        """
+        try:
+            return cls.model_validate_json(path.read_text())
+        except (OSError, UnicodeDecodeError, ValidationError) as error:
+            problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
+            raise StudyError(f"{path} is damaged: {problem}; give another output folder") from None
 
     @property
     def wishes(self) -> Wishes:
