@@ -114,9 +114,10 @@ def test_a_slice_of_the_fine_tuning_benchmark_runs_and_writes_nothing() -> None:
         pytest.param("timing", ["## Idle", "## Busy", "## Targets"], id="timing"),
         pytest.param("latency_model", ["## Targets", "## What else could be done"], id="latency model"),
         pytest.param("candidate_cost", ["# What it costs to measure a candidate", "| target | measured |"], id="cost"),
+        pytest.param("search", ["## Targets", "## Exhaustive table of a real network"], id="search"),
     ],
 )
-def test_a_slice_of_a_benchmark_of_measuring_runs_and_writes_nothing(name: str, headings: list[str]) -> None:
+def test_a_slice_of_a_benchmark_runs_and_writes_nothing(name: str, headings: list[str]) -> None:
     report = ROOT / "reports" / "benchmarks" / f"{name}.md"
     before = report.read_bytes() if report.is_file() else None
     command = [sys.executable, "-m", f"examples.benchmarks.{name}", "--smoke"]

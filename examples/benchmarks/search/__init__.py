@@ -1,0 +1,1 @@
+"""The search compared with others: synthetic networks, tables of real ones, statistics."""
