@@ -1,4 +1,4 @@
-"""Subcommands that the command line registers, one function each."""
+"""Subcommands that look at a model's layers, at this CPU and at finished models, one function each."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +10,12 @@ from autocompress.errors import BudgetError
 
 console = Console()
 
+TaskArgument = Annotated[str, typer.Argument(help="Built-in name, FILE.py:FUNCTION or MODULE:FUNCTION.")]
+Threads = Annotated[int, typer.Option(help="Inference threads of every latency.")]
+
 
 def sensitivity(
-    task: Annotated[str, typer.Argument(help="Built-in name, FILE.py:FUNCTION or MODULE:FUNCTION.")] = "fashion",
+    task: TaskArgument = "fashion",
     space: Annotated[str, typer.Option(help="What may be tried: a name that `spaces` lists, or a YAML file.")] = "full",
     budget: Annotated[str, typer.Option(help="Longest time, such as 90s or 2m; what is done is remembered.")] = "2m",
     picture: Annotated[
@@ -54,4 +57,64 @@ def sensitivity(
         subtitle = f"space {space}; drop of the {loaded.score_name} on validation samples"
         title = f"{loaded.name}: what single choices cost"
         write_sensitivity_svg(found.rows, found.columns, terminal.heat_cells(found), title, subtitle, picture)
+        console.print(f"wrote {picture}", markup=False, highlight=False, soft_wrap=True)
+
+
+def measure(
+    model: Annotated[Path, typer.Argument(help="Model to measure, .xml or .onnx.")],
+    baseline: Annotated[Path, typer.Option(help="Model to compare with, .xml or .onnx.")],
+    threads: Threads = 1,
+    max_seconds: Annotated[float, typer.Option(help="Longest time for measuring.")] = 10.0,
+    half_width: Annotated[
+        float, typer.Option(help="Measuring ends when the interval is as narrow: 0.01 is one percent on each side.")
+    ] = 0.01,
+    rate: Annotated[bool, typer.Option("--throughput", help="Compare inferences a second, too.")] = False,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="NAME=1x3x224x224 for an input of dynamic shape; may be repeated.")
+    ] = None,
+    inputs: Annotated[
+        Path | None, typer.Option(help=".npz file of real inputs by name; random ones otherwise.")
+    ] = None,
+) -> None:
+    """Compare the latency of two models on this CPU: paired runs, with an interval and a verdict.
+
+    For example: `autocompress measure small.xml --baseline big.onnx --threads 2 --throughput`
+    """
+    from autocompress import terminal
+    from autocompress.deploy import size_bytes, zipped_bytes
+    from autocompress.search import two_models
+
+    settings = two_models.comparison_settings(threads, max_seconds, half_width)
+    arrays = two_models.common_inputs(baseline, model, two_models.parse_shapes(shape or []), inputs)
+    with console.status("measuring latency") as status:
+        result = two_models.compare_files(baseline, model, arrays, settings)
+        status.update("measuring throughput" if rate else "compressing the files, for their zipped size")
+        rates = two_models.compare_throughput(baseline, model, arrays, settings) if rate else None
+        sizes, zipped = ((of(model), of(baseline)) for of in (size_bytes, zipped_bytes))
+    terminal.print_comparison(console, result, sizes, zipped, settings)
+    if rates:
+        terminal.print_throughput(console, rates.speedup, rates.model, rates.baseline)
+
+
+def cpu(
+    again: Annotated[bool, typer.Option("--again", help="Measure anew what is known already.")] = False,
+    threads: Threads = 1,
+    picture: Annotated[
+        Path | None, typer.Option(help="SVG file for a picture of the answers, such as cpu.svg.")
+    ] = None,
+) -> None:
+    """Show what this CPU rewards: INT8, fewer bits, sparse or fewer filters; takes a minute, and is then remembered."""
+    from autocompress import terminal
+    from autocompress.measure import keep_probe, known_probe, probe_cpu
+    from autocompress.report.cpu_svg import write_cpu_svg
+
+    probe, remark = None if again else known_probe(threads), ""
+    if probe is None:
+        with terminal.ProbeView(console) as view:
+            probe = probe_cpu(threads, on_progress=view.update)
+        if keep_probe(probe) is None:
+            remark = "not remembered: this machine was too busy, or the cache folder cannot be written"
+    terminal.print_probe(console, probe, remark)
+    if picture:
+        write_cpu_svg(probe, picture)
         console.print(f"wrote {picture}", markup=False, highlight=False, soft_wrap=True)

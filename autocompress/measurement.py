@@ -86,10 +86,10 @@ class Measurement(_Frozen):
         accuracy: Score of the deployed model on `n_samples` validation samples.
         torch_accuracy: Score of the torch model that it was exported from, same samples.
         accuracy_drop: How much worse than the deployed baseline on the same samples, in units of the score,
-            positive when worse whatever the direction of the score; two-sided 90 % interval. In a search, on the half
-            of the validation samples by which candidates are proposed.
-        selection_drop: The same on the other half, by which nothing but the choice is decided; None where the
-            validation split is too small to be halved, on the test split, and in records of older versions.
+            positive when worse whatever the direction of the score; two-sided 90 % interval. In a search, on those
+            validation samples by which candidates are proposed.
+        selection_drop: The same on the others, by which nothing but the choice is decided; None where the validation
+            split is too small to be divided, on the test split, and in records of older versions.
         agreement: Fraction of samples on which torch and deployed model decide alike.
         largest_difference: Between two outputs of torch and deployed model, in units of the outputs; None in records of
             older versions.

@@ -29,7 +29,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     def run(*arguments: object) -> Done:
         monkeypatch.setattr(sys, "argv", ["autocompress", *map(str, arguments)])
         monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.setattr("autocompress.cli.console", Console(width=200))
+        for module in ("cli", "commands"):
+            monkeypatch.setattr(f"autocompress.{module}.console", Console(width=200))
         with pytest.raises(SystemExit) as caught:
             main()
             raise SystemExit(0)

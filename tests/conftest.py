@@ -34,7 +34,8 @@ QUICK = LatencySettings(min_pairs=6, max_pairs=30, max_seconds=0.3, min_seconds=
 def quick_timing() -> Iterator[None]:
     """Searches in tests time their models for a moment only: what they test are not the numbers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autocompress.search.controller.LatencySettings", lambda: QUICK)
+        for module in ("controller", "evaluator"):
+            patch.setattr(f"autocompress.search.{module}.LatencySettings", lambda: QUICK)
         for module in ("ending", "single"):
             patch.setattr(f"autocompress.search.{module}.FINALIST", QUICK)
         patch.setattr("autocompress.search.clock._FINALISTS_SECONDS", QUICK.max_seconds)

@@ -13,6 +13,8 @@ from autocompress.errors import MeasurementError
 from autocompress.measure.inference import Arrays, BatchRunner
 from autocompress.task import Batch, Task, call, concatenate, flatten, like, split_batch
 
+CHOICE_SHARE = 0.6  # of the validation samples
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -97,10 +99,15 @@ def score_of(task: Task, predictions: Predictions) -> float:
     return value
 
 
-def halves(predictions: Predictions) -> tuple[Predictions, Predictions]:
-    """The samples in two halves at random, always the same ones; the first has one more where the number is odd."""
+def split_for_choice(predictions: Predictions) -> tuple[Predictions, Predictions]:
+    """The samples by which candidates are proposed, and those by which one is chosen: 40 and 60 % of all.
+
+    Drawn at random, always the same ones. More are for the choice, since its bound decides alone, while the search
+    sees many candidates.
+    """
     order = torch.randperm(predictions.n_samples, generator=torch.Generator().manual_seed(0))
-    parts = [order[0::2].sort().values, order[1::2].sort().values]
+    n_search = round((1 - CHOICE_SHARE) * len(order))
+    parts = [order[:n_search].sort().values, order[n_search:].sort().values]
     first, second = (Predictions(take(predictions.outputs, p), take(predictions.targets, p)) for p in parts)
     return first, second
 

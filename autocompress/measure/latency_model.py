@@ -71,6 +71,11 @@ class LatencyModel:
         architecture: Of the model.
         prior: What is known before any sample; by default from multiply-accumulates.
         key: What the latencies hold for, as `latency_key` makes it.
+
+    Attributes:
+        weights: Latency by unit, class and term of `TERMS`, relative to the baseline's: shape (units, 4, 4).
+        constant: What belongs to no unit, likewise.
+        switch: Of each change between integers and floats along the model, likewise.
     """
 
     def __init__(
@@ -118,10 +123,10 @@ class LatencyModel:
         The sum is what `predict` gives, which only lifts it to `LEAST`.
         """
         features = self.architecture.features(recipe)
-        weights = self._weights[np.arange(len(features.classes)), features.classes]
+        weights = self.weights[np.arange(len(features.classes)), features.classes]
         units = (weights * features.terms).sum(axis=1)
         names = [unit.name for unit in self.architecture.units]
-        return dict(zip(names, units.tolist(), strict=True)) | {"": self._constant + self._switch * features.n_switches}
+        return dict(zip(names, units.tolist(), strict=True)) | {"": self.constant + self.switch * features.n_switches}
 
     def cost_table(self, layer: str, own_ratios: Sequence[float], input_ratios: Sequence[float]) -> Floats:
         """Latency of one layer relative to the whole baseline, for all of its choices.
@@ -147,7 +152,7 @@ class LatencyModel:
                 removed = {name: groups[name].n_removed(read) for name in unit.inputs_of}
                 removed |= {name: groups[name].n_removed(own) for name in unit.outputs_of}
                 terms[i, j] = unit.terms(removed)
-        table: Floats = np.einsum("ct,oit->coi", self._weights[index], terms)
+        table: Floats = np.einsum("ct,oit->coi", self.weights[index], terms)
         return table
 
     def cv_error(self, n_folds: int = 5, seed: int = 0) -> Quality:
@@ -257,9 +262,9 @@ class LatencyModel:
         of_units = _OF_TERMS + off["all"].reshape(shape) + off["unit"].reshape(-1, *shape)
         of_units = of_units + np.einsum("kct,uk->uct", off["kind"].reshape(-1, *shape), self._kinds)
         rest = self.prior.rest / 2 * (1 + off["rest"])
-        self._weights = self.prior.units[..., None] * of_units
-        self._weights[..., _OUTPUTS] += rest[1] * self._activations[:, None]
-        self._constant, self._switch = float(rest[0]), float(off["switches"][0])
+        self.weights = self.prior.units[..., None] * of_units
+        self.weights[..., _OUTPUTS] += rest[1] * self._activations[:, None]
+        self.constant, self.switch = float(rest[0]), float(off["switches"][0])
 
 
 def quality(predicted: Floats, measured: Floats) -> Quality:

@@ -17,7 +17,7 @@ SEED_WEIGHTS = 160  # pairs of weights for the front of the mean table
 N_TABLES, DRAW_WEIGHTS, MEAN_WEIGHTS = 6, 10, 48  # tables drawn a proposal; pairs of weights for a draw, for the mean
 N_MUTANTS = 128  # of the front, and as many of the most promising plans
 ENUMERATED = 512  # with at most so many plans, all of them are ranked
-FASTEST_EVERY = 6  # every so many proposals seek the fastest plan that keeps the accuracy
+FASTEST = 1 / 6  # share of proposals that seek the fastest plan that keeps the accuracy
 WANDERING, LOST = 0.08, 0.8  # share of proposals that rank only a few mutants; where predictions are poor, rank none
 SHORT_LIST = 6  # plans that a screen measures
 ANYWHERE = 0.5  # share of those without ranking that may be any plan
@@ -34,16 +34,25 @@ class Proposer:
         anchors: Plans to try first, in this order.
         learn: False keeps the damage table as it is and draws random coefficients instead of learning them.
         seed: Of all chance.
+        fastest: Share of proposals, in [0, 1], that seek the fastest plan that keeps the accuracy; the others seek what
+            adds most to the front.
 
     Raises:
         StudyError: An anchor does not fit the problem.
     """
 
     def __init__(
-        self, problem: Problem, *, anchors: Sequence[tuple[int, ...]] = (), learn: bool = True, seed: int = 0
+        self,
+        problem: Problem,
+        *,
+        anchors: Sequence[tuple[int, ...]] = (),
+        learn: bool = True,
+        seed: int = 0,
+        fastest: float = FASTEST,
     ) -> None:
         check_plans(problem, anchors)
         self._problem, self._anchors, self._learn, self._seed = problem, tuple(anchors), learn, seed
+        self._fastest = fastest
 
     def propose(
         self,
@@ -76,7 +85,9 @@ class Proposer:
         if anchor is not None:
             return anchor
         rng = np.random.default_rng([self._seed, number])
-        return _Proposal(self._problem, observations, done, self._learn, rng).choose(self._is_seeding(done), screen)
+        seeks_fastest = bool(rng.random() < self._fastest)
+        proposal = _Proposal(self._problem, observations, done, self._learn, rng)
+        return proposal.choose(self._is_seeding(done), seeks_fastest, screen)
 
     def _is_seeding(self, done: Collection[tuple[int, ...]]) -> bool:
         return len(done) < len(self._anchors) + N_SEEDS
@@ -110,14 +121,13 @@ class _Proposal:
             and rank_correlation(self._correction.left_out(), np.array([o.drop for o in observations])) < POOR
         )
 
-    def choose(self, seeding: bool, screen: Screen | None) -> tuple[int, ...]:
+    def choose(self, seeding: bool, seeks_fastest: bool, screen: Screen | None) -> tuple[int, ...]:
         """The plan to try; there is one that is not taken."""
         wanders = self._rng.random() < (LOST if self._is_poor else WANDERING)
-        seeks_fastest = self._rng.integers(FASTEST_EVERY) == 0
         if self._problem.n_plans <= ENUMERATED:
             pool = all_plans(self._problem, self._done, ENUMERATED)
         elif seeding:
-            pool, wanders, seeks_fastest = self._seeds(), False, False
+            pool, wanders = self._seeds(), False
         elif wanders:
             pool = self._wandering()
         else:

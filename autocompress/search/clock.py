@@ -15,6 +15,7 @@ N_FIRST = 5  # baseline and anchors, which come before anything is kept back for
 TRIALS_PER_LONG = 5  # of a number of trials every fifth is a longer training
 TARGET_CANDIDATES = 10  # short ones that should fit
 _STEPS_WITHOUT_LIMIT = 150
+_PLANNING_SECONDS = 30.0  # for measuring before plans are made, where time is no limit
 _LONG_MARGIN = 1.15  # a long training that is cut off by the end of the budget is lost
 _FINISH_FIXED_SECONDS = 6.0
 _FINALISTS_SHARE, _FINALISTS_SECONDS = 0.03, 12.0  # of the budget, and at most
@@ -64,6 +65,18 @@ class SearchClock:
         """Seconds that are `share` of a budget of time, and `at_most`; without a time limit the latter."""
         return at_most if self._budget.seconds is None else min(at_most, share * self._budget.seconds)
 
+    def planning_seconds(self, share: float, at_most: float, n_steps: int) -> float:
+        """As `share`, but where trials are the budget half a minute, or the share of what they are forecast to take.
+
+        Args:
+            share: Of all the time.
+            at_most: Seconds.
+            n_steps: Training steps of a trial.
+        """
+        if self._budget.n_trials is None:
+            return self.share(share, at_most)
+        return min(at_most, max(_PLANNING_SECONDS, share * self._budget.n_trials * self.forecast(n_steps)))
+
     def seconds_left(self) -> float:
         """Seconds for candidates; infinite without a time limit."""
         return float("inf") if self.deadline is None else self.deadline - self._now()
@@ -108,6 +121,30 @@ class SearchClock:
     def forecast(self, n_steps: int) -> float:
         """Seconds that a candidate with `n_steps` training steps takes."""
         return 1.1 * (self.measuring_seconds + n_steps * self.step_seconds)
+
+    def plan(self, n_steps: int, planning_seconds: float = 0.0) -> str:
+        """What the search is going to do with its budget, as forecast now, in one sentence.
+
+        Args:
+            n_steps: Training steps of the short rung.
+            planning_seconds: For what is measured before plans are made.
+        """
+        each = self.forecast(n_steps)
+        trained = f"trained for {n_steps} steps ({each:.0f} s each)"
+        before = f"{planning_seconds:.0f} s for what single choices cost, " if planning_seconds >= 1 else ""
+        if self._budget.n_trials is not None:
+            n_long = self._budget.n_trials // TRIALS_PER_LONG
+            longer = n_long * LONG_FACTOR * n_steps * self.step_seconds
+            seconds = planning_seconds + self._budget.n_trials * each + longer
+            counts = f"{self._budget.n_trials - n_long} candidates {trained}, {n_long} trained longer"
+            return f"forecast: {before}{counts}, about {(seconds + self.finish_seconds) / 60:.0f} minutes in all"
+        longer = self._reserved(n_steps)
+        n_short = max(0, int((self.seconds_left() - longer - planning_seconds) / each))
+        if n_short == 0:
+            return "forecast: no time for a candidate; a longer budget would be needed"
+        rest = f", {longer:.0f} s for training the best longer" if longer else ", no time for longer trainings"
+        end = f"{self.finish_seconds:.0f} s to confirm the choice"
+        return f"forecast: {before}about {n_short} candidates {trained}{rest}, {end}"
 
     def short_steps(self) -> int:
         """Training steps of the short rung that suit the budget."""

@@ -105,6 +105,9 @@ class Controller:
         long = LongRung(
             self._folder, self._ledger, self._clock, self._configuration.max_drop, self._baseline().accuracy
         )
+        n_steps = self._configuration.finetune_steps or 0
+        planning = engine.planning_seconds(self._clock) if engine and not engine.is_ready else 0.0
+        self._report(self._phase, message=self._clock.plan(n_steps, planning))
         if engine:
             engine.share = long.recovery(short.drops).share
         short.run(evaluator)

@@ -11,7 +11,7 @@ from autocompress.search.size_model import SizeModel
 
 LATENCY_MODEL = "latency_model.json"
 _LATENCY_SAMPLES = "latency_samples"
-_LEAST_SECONDS = 20.0  # for timing random recipes; less gives too few to learn from
+_LEAST_SECONDS = 40.0  # for timing random recipes; less gives too few to learn from
 
 
 def cost_models(

@@ -32,7 +32,7 @@ from autocompress.train.layout import is_channels_last
 
 __all__ = ["Damage", "DamageTable", "damage_table", "measure_damage"]
 
-N_SAMPLES = 512  # of training data for batch norms, and of validation data
+N_SAMPLES = 256  # of training data for batch norms, and of validation data
 N_CALIBRATION_BATCHES = 4  # of training data, for ranges
 MAX_ADAPTATION_BATCHES = 10
 _RESAMPLING_SECONDS = 0.2  # for the error of a score that says nothing of single samples

@@ -32,11 +32,12 @@ from autocompress.search.worker import Worker
 from autocompress.space import BoundSpace
 
 PLANNING = ("bayesdp", "spdy", "greedy")  # samplers that ask for the damage table
-TABLE_SHARE, TABLE_SECONDS = 0.12, 300.0  # of the budget for the damage table, and at most
+TABLE_SHARE, TABLE_SECONDS = 0.1, 300.0  # of the budget for the damage table, and at most
 _LATENCY_SHARE, _LATENCY_SECONDS = 0.05, 180.0  # for timing random recipes
 _LEAST_SECONDS = 6.0  # for either; less would tell nothing
-_SLICE = 6  # choices measured between two reports
+_SLICE = 16  # choices measured between two reports; activations are kept for those of one slice
 _SCREEN_SECONDS = 10.0
+FASTEST = 0.6  # of the proposals seek the fastest plan that keeps the floor, the others widen the front
 _SHORT_LEAST_STEPS = 20  # a shorter training costs less than a screening
 
 
@@ -98,16 +99,28 @@ class Engine:
         self._deadline = clock.deadline
         start = time.monotonic()
         self._report("measuring what latency and size depend on")
-        latency_seconds = clock.share(_LATENCY_SHARE, _LATENCY_SECONDS)
+        latency_seconds, table_seconds = self._seconds_of(clock)
         self._latency, self._size = self._worker.call(
-            cost_models, latency_seconds, latency_seconds > _LEAST_SECONDS, deadline=self._deadline
+            cost_models, latency_seconds, latency_seconds >= _LEAST_SECONDS, deadline=self._deadline
         )
         self.seconds["latency model"] = time.monotonic() - start
-        self._measure_damage(clock.share(TABLE_SHARE, TABLE_SECONDS))
+        self._measure_damage(table_seconds)
         self._tables = plan_tables(self.space, self._size)
         self.space = self.space.thinned(undominated(self.problem()))
         self._tables = plan_tables(self.space, self._size)
         self.is_ready = True
+
+    def planning_seconds(self, clock: SearchClock) -> float:
+        """Forecast of what `prepare` takes."""
+        return sum(seconds for seconds in self._seconds_of(clock) if seconds >= _LEAST_SECONDS)
+
+    def _seconds_of(self, clock: SearchClock) -> tuple[float, float]:
+        """At most so many for the latency model, and for the damage table."""
+        n_steps = self._configuration.finetune_steps or 0
+        return (
+            clock.planning_seconds(_LATENCY_SHARE, _LATENCY_SECONDS, n_steps),
+            clock.planning_seconds(TABLE_SHARE, TABLE_SECONDS, n_steps),
+        )
 
     def _measure_damage(self, seconds: float) -> None:
         start = time.monotonic()
@@ -172,6 +185,7 @@ class Engine:
             scales=(1.0, 1.0, self._baseline_bytes),
             screen=self._screen if (c.finetune_steps or 0) >= _SHORT_LEAST_STEPS else None,
             start=self.space.plan_of(start) if start is not None else None,
+            fastest=FASTEST,
         )
 
     def _screen(self, plans: Plans) -> Floats:

@@ -18,11 +18,11 @@ from autocompress.measure import (
     accuracy_drop,
     default_precision_of,
     float_layers,
-    halves,
     layer_precisions,
     parity,
     predict_torch,
     score_of,
+    split_for_choice,
 )
 from autocompress.measurement import Interval, Measurement
 from autocompress.recipe import Recipe
@@ -30,7 +30,7 @@ from autocompress.search.context import MODEL, EvaluationContext, Seconds, Split
 from autocompress.task import Task, flatten, split_batch
 from autocompress.train import channels_last
 
-LEAST_HALVED = 200  # samples; half of fewer can decide nothing
+LEAST_SPLIT = 200  # samples; a part of fewer can decide nothing
 
 
 def export_candidate(context: EvaluationContext, recipe: Recipe, folder: Path) -> Seconds:
@@ -74,7 +74,7 @@ def measure_candidate(
         torch_predictions = predict_torch(channels_last_module(compressed.module), _last(context, split), split)
         baseline = context.baseline_predictions(split)
         deployed = baseline if recipe.is_identity else context.predict_deployed(model, split)
-        drop, selection_drop = _drops(context.task, baseline, deployed, may_halve=split == "validation")
+        drop, selection_drop = _drops(context.task, baseline, deployed, may_split=split == "validation")
         alike = parity(torch_predictions, deployed)
         accuracy, torch_accuracy = (score_of(context.task, p) for p in (deployed, torch_predictions))
     with watch.phase("latency"):
@@ -103,12 +103,14 @@ def measure_candidate(
 
 
 def _drops(
-    task: Task, baseline: Predictions, deployed: Predictions, may_halve: bool
+    task: Task, baseline: Predictions, deployed: Predictions, may_split: bool
 ) -> tuple[Interval, Interval | None]:
     """The drop by which candidates are proposed, and the one by which one of them is chosen."""
-    if not may_halve or deployed.n_samples < LEAST_HALVED:
+    if not may_split or deployed.n_samples < LEAST_SPLIT:
         return accuracy_drop(task, baseline, deployed), None
-    first, second = (accuracy_drop(task, *pair) for pair in zip(halves(baseline), halves(deployed), strict=True))
+    first, second = (
+        accuracy_drop(task, *pair) for pair in zip(split_for_choice(baseline), split_for_choice(deployed), strict=True)
+    )
     return first, second
 
 

@@ -119,7 +119,7 @@ class _Sums:
 
 def fitted(latency: LatencyModel) -> tuple[Floats, float, float]:
     """Weights of a latency model, shape (layers, classes, 4), its constant, and the cost of one switch of precision."""
-    return latency._weights, latency._constant, latency._switch
+    return latency.weights, latency.constant, latency.switch
 
 
 def plan_tables(space: PlanSpace, size: SizeModel) -> PlanTables:
@@ -213,7 +213,7 @@ class _Builder:
             removed = fixed | dict(zip(names, left_out, strict=True))
             terms = {ratio: layer.terms(removed, ratio) for ratio in {recipe.rank_ratio for recipe in recipes}}
             for i, recipe in enumerate(recipes):
-                values[(i, *place)] = (*terms[recipe.rank_ratio], self.size._more(layer, recipe, removed))
+                values[(i, *place)] = (*terms[recipe.rank_ratio], self.size.more_bytes(layer, recipe, removed))
         return values
 
 

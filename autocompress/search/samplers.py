@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autocompress.errors import StudyError
 from autocompress.planning.correction import Observation
 from autocompress.planning.problem import OBJECTIVES, Floats, Plans, Problem
-from autocompress.planning.proposer import Proposer
+from autocompress.planning.proposer import FASTEST, Proposer
 from autocompress.search.greedy import GreedySampler, drop_of
 from autocompress.search.planwise import History, ParameterMap, Plan, PlanwiseSampler, seed_of, values_of
 from autocompress.search.trial_view import is_finite, view_of
@@ -37,6 +37,7 @@ class PlanSampler(PlanwiseSampler):
         learn: False draws random coefficients of the table instead of learning them, as SPDY does.
         scales: What a trial's accuracy drop, latency and size are divided by to become shares of the baseline's, > 0.
         screen: Measures a short list of plans without training; see `Proposer.propose`.
+        fastest: Share of proposals that seek the fastest plan that keeps the accuracy; see `Proposer`.
     """
 
     def __init__(
@@ -49,15 +50,16 @@ class PlanSampler(PlanwiseSampler):
         learn: bool = True,
         scales: tuple[float, float, float] = (1.0, 1.0, 1.0),
         screen: Screen | None = None,
+        fastest: float = FASTEST,
     ) -> None:
         super().__init__(parameters, seed=seed, anchors=anchors)
-        self._problem, self._learn, self._screen = problem, learn, screen
+        self._problem, self._learn, self._screen, self._fastest = problem, learn, screen, fastest
         self._scales = dict(zip(OBJECTIVES, scales, strict=True))
 
     def propose(self, study: optuna.Study, trial: FrozenTrial, history: History) -> Plan | None:
         """What the proposer makes of the trials; None where every plan is taken."""
         problem = self._problem()
-        proposer = Proposer(problem, anchors=self._anchors, learn=self._learn, seed=self._seed)
+        proposer = Proposer(problem, anchors=self._anchors, learn=self._learn, seed=self._seed, fastest=self._fastest)
         observations = observations_of(history, problem, self._scales)
         return proposer.propose(observations, history.taken, trial.number, screen=self._screen)
 
@@ -155,6 +157,7 @@ def make_sampler(
     scales: tuple[float, float, float] = (1.0, 1.0, 1.0),
     screen: Screen | None = None,
     start: Plan | None = None,
+    fastest: float = FASTEST,
 ) -> PlanwiseSampler:
     """The sampler of a name.
 
@@ -167,13 +170,22 @@ def make_sampler(
         scales: Of the trials' values; see `PlanSampler`.
         screen: Only for `bayesdp` and `spdy`; see `PlanSampler`.
         start: Only for `greedy`; see `GreedySampler`.
+        fastest: Only for `bayesdp` and `spdy`; see `PlanSampler`.
 
     Raises:
         StudyError: There is no sampler of that name.
     """
     if name in ("bayesdp", "spdy"):
-        learn = name == "bayesdp"
-        return PlanSampler(parameters, problem, seed=seed, anchors=anchors, learn=learn, scales=scales, screen=screen)
+        return PlanSampler(
+            parameters,
+            problem,
+            seed=seed,
+            anchors=anchors,
+            learn=name == "bayesdp",
+            scales=scales,
+            screen=screen,
+            fastest=fastest,
+        )
     if name == "greedy":
         return GreedySampler(parameters, problem, seed=seed, anchors=anchors, start=start)
     if name not in _OPTUNA:

@@ -78,7 +78,7 @@ class SizeModel:
     def contributions(self, recipe: Recipe) -> dict[str, float]:
         """Bytes more than in the FP32 model by layer; negative where it is smaller."""
         removed = self.architecture.removed(recipe)
-        return {unit.name: self._more(unit, recipe.layer(unit.name), removed) for unit in self.architecture.units}
+        return {unit.name: self.more_bytes(unit, recipe.layer(unit.name), removed) for unit in self.architecture.units}
 
     def layer_bytes(self, layer: str, recipe: LayerRecipe, own_ratio: float = 0.0, input_ratio: float = 0.0) -> float:
         """Bytes more than in the FP32 model of one layer for one of its choices.
@@ -93,9 +93,16 @@ class SizeModel:
         groups = {group.name: group for group in self.architecture.groups}
         removed = {name: groups[name].n_removed(input_ratio) for name in unit.inputs_of}
         removed |= {name: groups[name].n_removed(own_ratio) for name in unit.outputs_of}
-        return self._more(unit, recipe, removed)
+        return self.more_bytes(unit, recipe, removed)
 
-    def _more(self, unit: Unit, layer: LayerRecipe, removed: Mapping[str, float]) -> float:
+    def more_bytes(self, unit: Unit, layer: LayerRecipe, removed: Mapping[str, float]) -> float:
+        """Bytes more than in the FP32 model of one layer.
+
+        Args:
+            unit: The layer, one of the architecture's.
+            layer: What is done to it.
+            removed: Channels that are gone by group.
+        """
         xml = 0.0 if layer.is_float else self.xml_of_layer[_kind(layer)]
         return _bin_bytes(unit, layer, removed) - _bin_bytes(unit, LayerRecipe(), {}) + xml
 

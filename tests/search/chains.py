@@ -27,8 +27,8 @@ def size_model(architecture: Architecture) -> SizeModel:
 def latency_model(architecture: Architecture, seed: int = 0, switch: float = 0.01) -> LatencyModel:
     """As if fitted: its weights are the prior's, but for random factors."""
     model, rng = LatencyModel(architecture), np.random.default_rng(seed)
-    model._weights = model._weights * rng.uniform(0.5, 1.5, model._weights.shape)
-    model._switch = switch
+    model.weights = model.weights * rng.uniform(0.5, 1.5, model.weights.shape)
+    model.switch = switch
     return model
 
 

@@ -46,6 +46,7 @@ N_CHOICES = (len(BITS),) * len(QUANTIZED) + (len(RATIOS),) * len(PRUNED)
 N_PLANS = int(np.prod(N_CHOICES))
 N_STEPS, STEP_BATCH = 15, 32
 RATE, PRUNED_RATE = 5e-4, 1.5e-3  # found with eight recipes; a model that lost filters has more to learn
+N_OF_PROCESS = 200  # recipes
 N_CALIBRATION = 5  # batches
 PARTIAL = cache_folder() / "table"
 
@@ -162,20 +163,21 @@ def the_net() -> TableNet:
 def accuracies() -> None:
     """Evaluate what is not yet in the partial file, in random order, a line a recipe.
 
-    Converting models leaves memory behind, so the process that does it is replaced now and then.
+    Converting models leaves memory behind, so the processes that do it are replaced now and then.
     """
     path, net = PARTIAL / "accuracy.jsonl", the_net()
     known = {row["index"] for row in rows(path)}
     left = [index for index in np.random.default_rng(SEED).permutation(N_PLANS).tolist() if index not in known]
-    with path.open("a") as file, _processes() as pool:
-        for row in pool.map(evaluate, itertools.repeat(net), left):
-            print(json.dumps(row), file=file, flush=True)
-
-
-def _processes() -> ProcessPoolExecutor:
-    """As many as the command line says after the stage, else one."""
     n_processes = int(sys.argv[2]) if len(sys.argv) > 2 else 1
-    return ProcessPoolExecutor(n_processes, get_context("spawn"), torch.set_num_threads, (1,), max_tasks_per_child=200)
+    for start in range(0, len(left), N_OF_PROCESS * n_processes):
+        part = left[start : start + N_OF_PROCESS * n_processes]
+        with path.open("a") as file, _processes(n_processes) as pool:
+            for row in pool.map(evaluate, itertools.repeat(net), part):
+                print(json.dumps(row), file=file, flush=True)
+
+
+def _processes(n_processes: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(n_processes, get_context("spawn"), torch.set_num_threads, (1,))
 
 
 def evaluate(net: TableNet, index: int) -> dict[str, Any]:
