@@ -13,7 +13,7 @@ from autocompress.errors import MeasurementError
 from autocompress.measure.inference import Arrays, BatchRunner
 from autocompress.task import Batch, Task, call, concatenate, flatten, like, split_batch
 
-CHOICE_SHARE = 0.6  # of the validation samples
+CHOICE_SHARE = 0.7  # of the validation samples
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def score_of(task: Task, predictions: Predictions) -> float:
 
 
 def split_for_choice(predictions: Predictions) -> tuple[Predictions, Predictions]:
-    """The samples by which candidates are proposed, and those by which one is chosen: 40 and 60 % of all.
+    """The samples by which candidates are proposed, and those by which one is chosen: 30 and 70 % of all.
 
     Drawn at random, always the same ones. More are for the choice, since its bound decides alone, while the search
     sees many candidates.

@@ -19,7 +19,7 @@ N_MUTANTS = 128  # of the front, and as many of the most promising plans
 ENUMERATED = 512  # with at most so many plans, all of them are ranked
 FASTEST = 1 / 6  # share of proposals that seek the fastest plan that keeps the accuracy
 WANDERING, LOST = 0.08, 0.8  # share of proposals that rank only a few mutants; where predictions are poor, rank none
-SHORT_LIST = 6  # plans that a screen measures
+SHORT_LIST = 4  # plans that a screen measures
 ANYWHERE = 0.5  # share of those without ranking that may be any plan
 JUDGED, POOR = 10, 0.5  # observations before the prediction is judged; the rank correlation below which it is poor
 

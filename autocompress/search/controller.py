@@ -108,11 +108,9 @@ class Controller:
         n_steps = self._configuration.finetune_steps or 0
         planning = engine.planning_seconds(self._clock) if engine and not engine.is_ready else 0.0
         self._report(self._phase, message=self._clock.plan(n_steps, planning))
-        if engine:
-            engine.share = long.recovery(short.drops).share
-        short.run(evaluator)
+        short.run(evaluator, long.largest_short_drop)
         long.run(evaluator, short.drops)
-        short.run(evaluator, reserve=False)
+        short.run(evaluator, long.largest_short_drop, reserve=False)
 
     def _end(self, worker: Worker, engine: Engine | None, drops: Mapping[str, Interval]) -> None:
         """Time the finalists, choose, confirm and explain."""

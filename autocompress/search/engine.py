@@ -32,7 +32,7 @@ from autocompress.search.worker import Worker
 from autocompress.space import BoundSpace
 
 PLANNING = ("bayesdp", "spdy", "greedy")  # samplers that ask for the damage table
-TABLE_SHARE, TABLE_SECONDS = 0.1, 300.0  # of the budget for the damage table, and at most
+TABLE_SHARE, TABLE_SECONDS = 0.08, 300.0  # of the budget for the damage table, and at most
 _LATENCY_SHARE, _LATENCY_SECONDS = 0.05, 180.0  # for timing random recipes
 _LEAST_SECONDS = 6.0  # for either; less would tell nothing
 _SLICE = 16  # choices measured between two reports; activations are kept for those of one slice
@@ -57,7 +57,7 @@ class Engine:
         is_ready: Whether it can make a sampler: always, but for those that plan with measured tables.
         findings: Sentences for the user about what was skipped.
         seconds: Of measuring, by phase.
-        share: What a longer training leaves of a short one's drop; plans are sought accordingly far below the floor.
+        largest: Accuracy drop after the short training up to which a candidate may still be chosen in the end.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Engine:
         self.space: PlanSpace = plan_space(bound, graph)
         self.findings: list[str] = []
         self.seconds: dict[str, float] = {}
-        self.share = 1.0
+        self.largest = configuration.max_drop
         self.is_ready = not self.plans
         self._damage: dict[str, Damage] = {}
         self._tables: PlanTables | None = None
@@ -156,13 +156,12 @@ class Engine:
     def problem(self) -> Problem:
         """What is planned, by all that is known now."""
         c = self._configuration
-        reach = 1.0 if c.sampler == "greedy" else self.share
         return problem_of(
             self.space,
             self._damage,
             self._latency,
             self._size,
-            max_drop=c.max_drop / reach,
+            max_drop=c.max_drop if c.sampler == "greedy" else self.largest,
             largest_drop=self._score,
             objectives=c.objectives,
             training_steps=c.finetune_steps or 0,

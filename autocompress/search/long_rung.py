@@ -10,9 +10,10 @@ from autocompress.search.context import Rung
 from autocompress.search.evaluator import Evaluator
 from autocompress.search.folder import StudyFolder
 from autocompress.search.ledger import Ledger
-from autocompress.search.recovery import Recovery, most_promising
+from autocompress.search.recovery import Recovery, margin, most_promising
 
 LONG = "long"
+LEAST_ALLOWED = 0.25  # of the floor: a drop that is sought even where the error of measuring leaves less
 
 
 class LongRung:
@@ -43,6 +44,19 @@ class LongRung:
             if c.measurement and c.rung == LONG and c.digest in short_drops
         ]
         return Recovery.learned(pairs, self._score)
+
+    def largest_short_drop(self, short_drops: Mapping[str, Interval]) -> float:
+        """Drop after the short training up to which a candidate may keep the floor after a longer one.
+
+        The bound that decides is above the drop, by about as much as for the candidates so far.
+
+        Args:
+            short_drops: Drops after the short training, by digest.
+        """
+        measured = [c.measurement for c in self._ledger.candidates.values() if c.measurement and c.n_steps]
+        margins = [margin(m.selection_drop or m.accuracy_drop) for m in measured]
+        allowed = self._max_drop - min(margins, default=0.0)
+        return max(allowed, LEAST_ALLOWED * self._max_drop) / self.recovery(short_drops).share
 
     def run(self, evaluator: Evaluator, short_drops: Mapping[str, Interval]) -> None:
         """Train what is worth it while there is time.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from autocompress.measurement import Interval
-from autocompress.pareto import Candidate
+from autocompress.pareto import CHANCES, Candidate
 
 PRIOR_SHARE = 0.5  # of a short training's drop that a longer training leaves, before any was seen
 _PRIOR_DROP = 0.02  # in units of the baseline's score; the prior weighs as much as one candidate with this drop
@@ -51,10 +51,15 @@ class Recovery:
             held_out: The drop on the data by which candidates are chosen, for its error; None for that of `drop`.
             max_drop: The floor.
         """
-        bound_above = standard_error(held_out or drop) * _NORMAL.inv_cdf(0.96)
+        bound_above = margin(held_out or drop)
         expected = self.share * max(0.0, drop.value)
         error = math.hypot(_RELATIVE_ERROR * expected, standard_error(drop), 1e-9)
         return _NORMAL.cdf((max_drop - bound_above - expected) / error)
+
+
+def margin(drop: Interval) -> float:
+    """How far the bound that decides about a candidate is above its drop."""
+    return standard_error(drop) * _NORMAL.inv_cdf(1 - CHANCES[0])
 
 
 def standard_error(interval: Interval) -> float:
@@ -69,7 +74,7 @@ def most_promising(
     max_drop: float,
     chosen_speedup: float,
 ) -> Candidate | None:
-    """The candidate whose longer training gains most: log of the speed-up over the present choice, times its chance.
+    """The candidate whose longer training gains most for its time: log of the speed-up gained, times its chance.
 
     Args:
         candidates: That had no longer training yet.
@@ -89,6 +94,11 @@ def most_promising(
         chance = recovery.chance(short_drops[c.digest], c.measurement.selection_drop, max_drop)
         if gain <= math.log(LEAST_GAIN) or chance < _LEAST_CHANCE:
             continue
-        if best is None or gain * chance > best[0]:
-            best = gain * chance, c
+        profit = gain * chance / _seconds_a_step(c)
+        if best is None or profit > best[0]:
+            best = profit, c
     return best[1] if best else None
+
+
+def _seconds_a_step(candidate: Candidate) -> float:
+    return max(1e-9, candidate.seconds.get("finetune", 1.0) / max(1, candidate.n_steps))

@@ -74,11 +74,14 @@ class ShortRung:
             for value, low, high in [trial.user_attrs[_DROP]]
         }
 
-    def run(self, evaluator: Evaluator, reserve: bool = True) -> None:
+    def run(
+        self, evaluator: Evaluator, largest_drop: Callable[[Mapping[str, Interval]], float], reserve: bool = True
+    ) -> None:
         """Evaluate recipes while the budget allows it.
 
         Args:
             evaluator: Does the work.
+            largest_drop: Gives the drop up to which a candidate is sought, from the drops so far.
             reserve: Keep something back for longer trainings.
         """
         rung = Rung("short", self._configuration.finetune_steps or 0)
@@ -87,7 +90,7 @@ class ShortRung:
             evaluator.n_total = evaluator.n_done + self._clock.n_left(evaluator.n_done, rung.n_steps)
             try:
                 with self._folder.claim("proposal", self._on_wait):
-                    self._plan()
+                    self._plan(largest_drop)
                     trial = ask(self._study, self._folder, self._member)
                     recipe = self._space.suggest(trial.suggest_categorical)
             except OutOfTimeError:
@@ -111,7 +114,7 @@ class ShortRung:
         self._ledger.refresh()
         return self._ledger.candidates.get(recipe.digest())
 
-    def _plan(self) -> None:
+    def _plan(self, largest_drop: Callable[[Mapping[str, Interval]], float]) -> None:
         """Have the engine ready when no anchor is left to be tried, and up to date."""
         engine = self._engine
         if engine is None or self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
@@ -123,6 +126,7 @@ class ShortRung:
             self._study.sampler = engine.sampler(self._anchors)
         self._ledger.refresh()
         engine.learn(self._ledger.candidates.values())
+        engine.largest = largest_drop(self.drops)
 
     def _prepare(self, engine: Engine) -> None:
         try:
