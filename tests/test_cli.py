@@ -63,7 +63,9 @@ BAD = [
     pytest.param(f"search {TINY} --budget 0trials", "", "at least 1 trial, but got 0", id="no trials"),
     pytest.param(f"search {TINY} --max-drop -0.1", "", "max_drop must be at least 0, but got -0.1", id="negative drop"),
     pytest.param(f"search {TINY} --max-drop nan", "", "max_drop must be at least 0, but got nan", id="drop nan"),
-    pytest.param(f"search {TINY} --sampler best", "", "sampler must be one of tpe, random", id="unknown sampler"),
+    pytest.param(
+        f"search {TINY} --sampler best", "", "sampler must be one of bayesdp, spdy, tpe", id="unknown sampler"
+    ),
     pytest.param(f"search {TINY} --finetune-steps -1", "", "finetune_steps must be at least 0", id="negative steps"),
     pytest.param(f"search {TINY} --seed x", "", "Invalid value for '--seed'", id="seed a word"),
     pytest.param(f"search {TINY} --budgett 1m", "", "No such option: --budgett", id="unknown option"),

@@ -115,7 +115,7 @@ def test_ctrl_c_ends_a_search_with_its_result(tmp_path: Path) -> None:
 
     def interrupt_in_the_second(progress: Progress) -> None:
         messages.append(progress.message)
-        if "fine-tuning int8-w7" in progress.phase and not any(messages):
+        if "fine-tuning int8-w7" in progress.phase and not any("stopped" in message for message in messages):
             raise KeyboardInterrupt
 
     record = study_of(tiny(), tmp_path).optimize("4trials", interrupt_in_the_second)

@@ -15,7 +15,7 @@ from autocompress import Score
 from autocompress.deploy import to_openvino
 from autocompress.errors import MeasurementError
 from autocompress.latency import compile_model
-from autocompress.measure import Predictions, predict_deployed, predict_torch, score_of
+from autocompress.measure import Predictions, predict_deployed, predict_torch, score_of, split_for_choice
 from autocompress.measure.inference import BatchRunner
 from tests.tiny import tiny
 
@@ -187,3 +187,19 @@ def test_an_error_of_the_users_data_is_not_called_an_error_of_inference() -> Non
 def test_data_without_batches_is_refused() -> None:
     with pytest.raises(MeasurementError, match="validation data has no batches"):
         predict_deployed(_ir("any"), [], torch.zeros(1, 3), "validation", 1)
+
+
+@pytest.mark.parametrize("n", [200, 333, 1000])
+def test_the_samples_for_the_choice_are_the_others_and_always_the_same(n: int) -> None:
+    marked = Predictions(torch.arange(n).float()[:, None], torch.arange(n))
+    search, choice = split_for_choice(marked)
+    assert sorted([*search.targets.tolist(), *choice.targets.tolist()]) == list(range(n))
+    assert choice.n_samples == pytest.approx(0.7 * n, abs=1)
+    for part in (search, choice):
+        assert torch.equal(part.outputs[:, 0].long(), part.targets)
+    assert torch.equal(split_for_choice(marked)[1].targets, choice.targets)
+
+
+def test_sorted_classes_are_in_both_parts() -> None:
+    search, choice = split_for_choice(Predictions(torch.zeros(400, 4), torch.arange(400) // 100))
+    assert all(len(torch.unique(part.targets)) == 4 for part in (search, choice))

@@ -1,5 +1,7 @@
 """Keeping a search within its budget, with a clock that the test moves."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -153,3 +155,29 @@ def test_what_is_kept_back_for_longer_trainings_can_be_spent() -> None:
     assert not clock.allows_short(8, 10)
     assert clock.allows_short(8, 10, reserve=False)
     assert not clock.allows_short(10, 10, reserve=False)
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        pytest.param(Budget(seconds=20), "no time for a candidate; a longer budget would be needed", id="a moment"),
+        pytest.param(Budget(seconds=60), "no time for longer trainings", id="a minute"),
+        pytest.param(Budget(seconds=3600), "s for training the best longer", id="an hour"),
+        pytest.param(Budget(n_trials=20), "16 candidates trained for 50 steps", id="trials"),
+        pytest.param(Budget(n_trials=3), "3 candidates trained for 50 steps .* 0 trained longer", id="few trials"),
+    ],
+)
+def test_what_will_be_done_is_told_before(budget: Budget, said: str) -> None:
+    assert re.search(said, SearchClock(budget, Now()).plan(50, planning_seconds=12.0))
+
+
+def test_the_time_for_planning_follows_from_the_budget() -> None:
+    share = [SearchClock(Budget(seconds=s), Now()).planning_seconds(0.1, 60.0, 50) for s in (60, 300, 3600)]
+    assert share == [6.0, 30.0, 60.0]
+    trials = [SearchClock(Budget(n_trials=n), Now()).planning_seconds(0.1, 60.0, 100) for n in (2, 40, 1000)]
+    assert trials[0] == 30.0 < trials[1] < trials[2] == 60.0
+
+
+@given(st.floats(10, 10_000), st.integers(0, 300), st.floats(0, 100))
+def test_no_forecast_is_negative(seconds: float, n_steps: int, planning: float) -> None:
+    assert "-" not in SearchClock(Budget(seconds=seconds), Now()).plan(n_steps, planning)
