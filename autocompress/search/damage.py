@@ -30,7 +30,7 @@ from autocompress.train import adapt_batch_norm, channels_last
 from autocompress.train.distillation import distillation_loss
 from autocompress.train.layout import is_channels_last
 
-__all__ = ["Damage", "DamageTable", "damage_table", "measure_damage"]
+__all__ = ["Damage", "DamageTable", "damage_table"]
 
 N_SAMPLES = 256  # of training data for batch norms, and of validation data
 N_CALIBRATION_BATCHES = 4  # of training data, for ranges
@@ -59,18 +59,6 @@ class DamageTable:
     def knows(self, recipe: Recipe) -> bool:
         """Whether the recipe was tried."""
         return recipe.digest() in self.damages or recipe.digest() in self.failures
-
-
-def measure_damage(
-    context: EvaluationContext,
-    recipes: Sequence[Recipe],
-    max_seconds: float,
-    n_samples: int = N_SAMPLES,
-    on_progress: OnProgress = lambda n_done, n_total: None,
-    max_bytes: float = MAX_BYTES,
-) -> dict[str, Damage]:
-    """Damages by digest, as `damage_table` measures them; a recipe that fails is left out."""
-    return damage_table(context, recipes, max_seconds, n_samples, on_progress, max_bytes).damages
 
 
 def damage_table(

@@ -17,7 +17,7 @@ from autocompress.processes import OutOfTimeError, WorkFailedError
 from autocompress.recipe import Recipe
 from autocompress.search.clock import SearchClock
 from autocompress.search.cost_models import cost_models
-from autocompress.search.damage import measure_damage
+from autocompress.search.damage import damage_table
 from autocompress.search.damage_file import Damage
 from autocompress.search.damage_table import drop_per_divergence, linked_damage
 from autocompress.search.explain import explain
@@ -135,7 +135,7 @@ class Engine:
         while recipes and (left := seconds - (time.monotonic() - start)) > 0:
             self._report(f"measuring the damage of single choices ({n_all - len(recipes)} of {n_all})")
             part, recipes = recipes[:_SLICE], recipes[_SLICE:]
-            self._damage |= self._worker.call(measure_damage, part, left, deadline=self._deadline)
+            self._damage |= self._worker.call(damage_table, part, left, deadline=self._deadline).damages
         self.seconds["damage table"] = time.monotonic() - start
         n_missing = sum(recipe.digest() not in self._damage for recipe in self.space.isolated)
         if n_missing:
@@ -193,7 +193,7 @@ class Engine:
         self._report(f"trying {len(recipes)} recipes without training")
         start = time.monotonic()
         try:
-            found = self._worker.call(measure_damage, recipes, _SCREEN_SECONDS, deadline=self._deadline)
+            found = self._worker.call(damage_table, recipes, _SCREEN_SECONDS, deadline=self._deadline).damages
         except (WorkFailedError, OutOfTimeError):
             found = {}
         self.seconds["screening"] = self.seconds.get("screening", 0.0) + time.monotonic() - start

@@ -5,6 +5,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from autocompress.graph import inspect_model
 from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.search import damage as damage_module
 from autocompress.search.context import EvaluationContext
-from autocompress.search.damage import Damage, damage_table, measure_damage
+from autocompress.search.damage import Damage, damage_table
 from autocompress.search.damage_file import DamageFile
 from autocompress.search.plan_space import plan_space
 from autocompress.search.sensitivity import Cell, as_rows
@@ -29,6 +30,10 @@ from tests import tiny
 INT4 = {name: Recipe(layers={name: LayerRecipe(weight_bits=4, activation_bits=8)}) for name in ("0", "3", "7")}
 PRUNED = Recipe(pruning={"3": 0.6})
 RECIPES = [*INT4.values(), PRUNED]
+
+
+def measure_damage(*arguments: Any, **options: Any) -> dict[str, Damage]:
+    return damage_table(*arguments, **options).damages
 
 
 @pytest.fixture(autouse=True)
