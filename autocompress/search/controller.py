@@ -123,7 +123,7 @@ class Controller:
         if engine and self._ledger.chosen:
             candidates = list(self._ledger.candidates.values())
             self._ledger.explanation = engine.explanation(candidates, self._ledger.chosen.digest, drops)
-            self._ledger.add_seconds(engine.seconds)
+            self._ledger.add_seconds(engine.take_seconds())
         self._ledger.conclude(self._clock.elapsed)
 
     def publish(self, choice: Choice, wishes: Wishes) -> None:

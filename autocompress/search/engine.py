@@ -56,7 +56,6 @@ class Engine:
         space: Units with choices; after `prepare` without those that no plan may want.
         is_ready: Whether it can make a sampler: always, but for those that plan with measured tables.
         findings: Sentences for the user about what was skipped.
-        seconds: Of measuring, by phase.
         largest: Accuracy drop after the short training up to which a candidate may still be chosen in the end.
     """
 
@@ -70,9 +69,10 @@ class Engine:
         report: Callable[[str], None],
     ) -> None:
         self._configuration, self._worker, self._report = configuration, worker, report
-        self.space: PlanSpace = plan_space(bound, graph)
+        self._whole = plan_space(bound, graph)
+        self.space: PlanSpace = self._whole
         self.findings: list[str] = []
-        self.seconds: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
         self.largest = configuration.max_drop
         self.is_ready = not self.plans
         self._damage: dict[str, Damage] = {}
@@ -103,10 +103,10 @@ class Engine:
         self._latency, self._size = self._worker.call(
             cost_models, latency_seconds, latency_seconds >= _LEAST_SECONDS, deadline=self._deadline
         )
-        self.seconds["latency model"] = time.monotonic() - start
+        self._seconds["latency model"] = time.monotonic() - start
         self._measure_damage(table_seconds)
         self._tables = plan_tables(self.space, self._size)
-        self.space = self.space.thinned(undominated(self.problem()))
+        self.space = self._whole.thinned(undominated(self.problem()))
         self._tables = plan_tables(self.space, self._size)
         self.is_ready = True
 
@@ -136,13 +136,18 @@ class Engine:
             self._report(f"measuring the damage of single choices ({n_all - len(recipes)} of {n_all})")
             part, recipes = recipes[:_SLICE], recipes[_SLICE:]
             self._damage |= self._worker.call(damage_table, part, left, deadline=self._deadline).damages
-        self.seconds["damage table"] = time.monotonic() - start
+        self._seconds["damage table"] = time.monotonic() - start
         n_missing = sum(recipe.digest() not in self._damage for recipe in self.space.isolated)
         if n_missing:
             self.findings.append(
                 f"the damage of {n_missing} of {n_all} choices is estimated from that of others: there was no time to "
                 "measure all, or they could not be"
             )
+
+    def take_seconds(self) -> dict[str, float]:
+        """Seconds of measuring by phase, since this was last asked."""
+        taken, self._seconds = self._seconds, {}
+        return taken
 
     def learn(self, candidates: Iterable[Candidate]) -> None:
         """Take the latencies of measured candidates over into the latency model."""
@@ -155,9 +160,12 @@ class Engine:
 
     def problem(self) -> Problem:
         """What is planned, by all that is known now."""
+        return self._problem_of(self.space, self._tables)
+
+    def _problem_of(self, space: PlanSpace, tables: PlanTables | None) -> Problem:
         c = self._configuration
         return problem_of(
-            self.space,
+            space,
             self._damage,
             self._latency,
             self._size,
@@ -165,7 +173,7 @@ class Engine:
             largest_drop=self._score,
             objectives=c.objectives,
             training_steps=c.finetune_steps or 0,
-            tables=self._tables,
+            tables=tables,
         )
 
     def sampler(self, anchors: Mapping[str, Recipe]) -> optuna.samplers.BaseSampler:
@@ -196,7 +204,7 @@ class Engine:
             found = self._worker.call(damage_table, recipes, _SCREEN_SECONDS, deadline=self._deadline).damages
         except (WorkFailedError, OutOfTimeError):
             found = {}
-        self.seconds["screening"] = self.seconds.get("screening", 0.0) + time.monotonic() - start
+        self._seconds["screening"] = self._seconds.get("screening", 0.0) + time.monotonic() - start
         slope = drop_per_divergence(list(self._damage.values()), self._score)
         damages = [found.get(recipe.digest()) for recipe in recipes]
         return np.array([linked_damage(d, slope, self._score) if d else math.inf for d in damages])
@@ -216,21 +224,21 @@ class Engine:
         if not (self.plans and self.is_ready) or baseline is None:
             return None
         self.learn(candidates)
-        problem = self.problem()
+        space, problem = self._whole, self._problem_of(self._whole, None)
         rows, observations = [], []
         for c, m in measured:
-            plan = self.space.plan_of(c.recipe)
-            if self.space.recipe(plan) != c.recipe or c.digest not in short_drops:
+            plan = space.plan_of(c.recipe)
+            if space.recipe(plan) != c.recipe or c.digest not in short_drops:
                 continue
             drop, latency, size = short_drops[c.digest], 1 / m.speedup.value, m.size_bytes / baseline.size_bytes
             rows.append((c.digest, plan, drop.value, latency, size))
             observations.append(Observation(plan, drop.value, standard_error(drop), latency, size))
         recipe = next(c.recipe for c, _ in measured if c.digest == chosen)
-        plan = self.space.plan_of(recipe)
+        plan = space.plan_of(recipe)
         return explain(
             problem,
             Correction(problem, observations),
-            plan if self.space.recipe(plan) == recipe else None,
+            plan if space.recipe(plan) == recipe else None,
             baseline_ms=baseline.latency_ms,
             baseline_bytes=baseline.size_bytes,
             measured=rows,

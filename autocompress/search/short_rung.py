@@ -121,7 +121,7 @@ class ShortRung:
             return
         if not engine.is_ready:
             self._prepare(engine)
-            self._ledger.add_seconds(engine.seconds)
+            self._ledger.add_seconds(engine.take_seconds())
             self._ledger.findings += engine.findings
             self._study.sampler = engine.sampler(self._anchors)
         self._ledger.refresh()
