@@ -54,6 +54,7 @@ class Engine:
 
     Attributes:
         space: Units with choices; after `prepare` without those that no plan may want.
+        plans: Whether the sampler plans with a damage table.
         is_ready: Whether it can make a sampler: always, but for those that plan with measured tables.
         findings: Sentences for the user about what was skipped.
         largest: Accuracy drop after the short training up to which a candidate may still be chosen in the end.
@@ -74,6 +75,7 @@ class Engine:
         self.findings: list[str] = []
         self._seconds: dict[str, float] = {}
         self.largest = configuration.max_drop
+        self.plans = configuration.sampler in PLANNING
         self.is_ready = not self.plans
         self._damage: dict[str, Damage] = {}
         self._tables: PlanTables | None = None
@@ -81,22 +83,26 @@ class Engine:
         self._score, self._baseline_bytes = abs(baseline.accuracy) or 1.0, float(baseline.size_bytes)
         self._deadline: float | None = None
 
-    @property
-    def plans(self) -> bool:
-        """Whether the sampler asked for plans with a damage table."""
-        return self._configuration.sampler in PLANNING
-
     def prepare(self, clock: SearchClock) -> None:
         """Measure damages and costs, as far as the budget allows; says in `findings` what it does not.
+
+        Where that fails, recipes are drawn at random from now on.
 
         Args:
             clock: Of the search.
 
         Raises:
             OutOfTimeError: The budget ended.
-            WorkFailedError: The model's costs cannot be measured.
         """
         self._deadline = clock.deadline
+        try:
+            self._measure(clock)
+        except WorkFailedError as error:
+            self.plans = False
+            self.findings.append(f"nothing was planned, recipes were drawn at random: {error}")
+        self.is_ready = True
+
+    def _measure(self, clock: SearchClock) -> None:
         start = time.monotonic()
         self._report("measuring what latency and size depend on")
         latency_seconds, table_seconds = self._seconds_of(clock)
@@ -108,7 +114,6 @@ class Engine:
         self._tables = plan_tables(self.space, self._size)
         self.space = self._whole.thinned(undominated(self.problem()))
         self._tables = plan_tables(self.space, self._size)
-        self.is_ready = True
 
     def planning_seconds(self, clock: SearchClock) -> float:
         """Forecast of what `prepare` takes."""
@@ -185,7 +190,7 @@ class Engine:
         c = self._configuration
         start = next((recipe for label, recipe in anchors.items() if label != "fp32"), None)
         return make_sampler(
-            c.sampler,
+            c.sampler if self.plans or c.sampler not in PLANNING else "random",
             self.space,
             self.problem,
             seed=c.seed,
@@ -227,18 +232,17 @@ class Engine:
         space, problem = self._whole, self._problem_of(self._whole, None)
         rows, observations = [], []
         for c, m in measured:
-            plan = space.plan_of(c.recipe)
-            if space.recipe(plan) != c.recipe or c.digest not in short_drops:
+            if c.digest not in short_drops or not space.has(c.recipe):
                 continue
+            plan = space.plan_of(c.recipe)
             drop, latency, size = short_drops[c.digest], 1 / m.speedup.value, m.size_bytes / baseline.size_bytes
             rows.append((c.digest, plan, drop.value, latency, size))
             observations.append(Observation(plan, drop.value, standard_error(drop), latency, size))
         recipe = next(c.recipe for c, _ in measured if c.digest == chosen)
-        plan = space.plan_of(recipe)
         return explain(
             problem,
             Correction(problem, observations),
-            plan if space.recipe(plan) == recipe else None,
+            space.plan_of(recipe) if space.has(recipe) else None,
             baseline_ms=baseline.latency_ms,
             baseline_bytes=baseline.size_bytes,
             measured=rows,

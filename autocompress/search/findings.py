@@ -1,5 +1,6 @@
 """Plain sentences that a user should read, drawn from what was measured."""
 
+import math
 from collections.abc import Iterable
 
 from autocompress.graph import ModelGraph
@@ -123,6 +124,40 @@ def about_test(test: Measurement, max_drop: float) -> list[str]:
         f"on the test split the drop is {drop.value:.4f} [{drop.low:.4f}, {drop.high:.4f}], above the floor of "
         f"{max_drop:g} that validation had confirmed; a larger validation split would make the bound tighter"
     ]
+
+
+def about_floor(candidates: Iterable[Candidate], chosen: Candidate, max_drop: float) -> list[str]:
+    """The fastest candidate that was left out only because the validation split is too small to be sure of it."""
+    if chosen.measurement is None:
+        return []
+    least = _SAME_SPEED * chosen.measurement.speedup.value
+    unsure = [
+        (m.speedup.value, c, m, m.selection_drop)
+        for c in candidates
+        if (m := c.measurement)
+        and m.speedup.value > least
+        and m.selection_drop
+        and m.selection_drop.value < max_drop < m.selection_drop.high
+    ]
+    if not unsure:
+        return []
+    speedup, c, m, drop = max(unsure, key=lambda found: found[0])
+    n_needed = m.n_samples * ((drop.high - drop.value) / (max_drop - drop.value)) ** 2
+    return [
+        f"{c.name} is faster, {speedup:.2f}x, and its drop of {drop.value:.4f} would keep the floor, but with "
+        f"{m.n_samples} validation samples the bound is {drop.high:.4f}; about {_two_digits(n_needed):,} samples would "
+        "be needed to be sure of it"
+    ]
+
+
+def _two_digits(n: float) -> int:
+    """Rounded up to two significant digits.
+
+    >>> _two_digits(8123.4)
+    8200
+    """
+    step = 10 ** max(0, len(str(int(n))) - 2)
+    return int(math.ceil(n / step) * step)
 
 
 def _shortened(sentences: list[str]) -> list[str]:

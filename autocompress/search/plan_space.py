@@ -83,6 +83,11 @@ class PlanSpace:
         """The plan that is nearest to a recipe, first in the sense of `BoundSpace.encode`, then of `encode`."""
         return self.encode(self.bound.encode(recipe))
 
+    def has(self, recipe: Recipe) -> bool:
+        """Whether a plan does the same to the model as `recipe`, one of the space's: ratios may round to one number."""
+        values = self.bound.encode(recipe)
+        return all(unit.has(values) for unit in self.units)
+
     def thinned(self, kept: Sequence[Sequence[int]]) -> "PlanSpace":
         """The space with fewer choices, whose indices are new; plans with others are encoded as the nearest.
 

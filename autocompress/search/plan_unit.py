@@ -77,10 +77,18 @@ class PlanUnit:
         """
         key = tuple(values.get(name) for name in self._names)
         if key not in self._known:
-            levels = np.array(levels_of(recipe_of(self.bound, values), self.bound, self.groups))
-            distances = np.abs(np.array([option.levels for option in self.options]) - levels).sum(axis=1)
-            self._known[key] = int(distances.argmin())
+            self._known[key] = int(self._distances(values).argmin())
         return self._known[key]
+
+    def has(self, values: Mapping[str, Choice]) -> bool:
+        """Whether a choice does the same as `values`; see `index_of`."""
+        return bool(self._distances(values).min() < 1e-9)
+
+    def _distances(self, values: Mapping[str, Choice]) -> npt.NDArray[np.float64]:
+        """How far each choice is from `values` along the knobs, shape (choices,)."""
+        levels = np.array(levels_of(recipe_of(self.bound, values), self.bound, self.groups))
+        distances: npt.NDArray[np.float64] = np.abs(np.array([o.levels for o in self.options]) - levels).sum(axis=1)
+        return distances
 
     def thinned(self, kept: Sequence[int]) -> "PlanUnit":
         """The unit with only the choices `kept`, indices in rising order, at least one."""

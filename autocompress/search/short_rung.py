@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 
 from autocompress.measurement import Interval
 from autocompress.pareto import Candidate, objective_values
-from autocompress.processes import OutOfTimeError, WorkFailedError
+from autocompress.processes import OutOfTimeError
 from autocompress.recipe import Recipe
 from autocompress.search.clock import SearchClock
 from autocompress.search.context import Rung
@@ -120,19 +120,13 @@ class ShortRung:
         if engine is None or self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return
         if not engine.is_ready:
-            self._prepare(engine)
+            engine.prepare(self._clock)
             self._ledger.add_seconds(engine.take_seconds())
             self._ledger.findings += engine.findings
             self._study.sampler = engine.sampler(self._anchors)
         self._ledger.refresh()
         engine.learn(self._ledger.candidates.values())
         engine.largest = largest_drop(self.drops)
-
-    def _prepare(self, engine: Engine) -> None:
-        try:
-            engine.prepare(self._clock)
-        except WorkFailedError as error:
-            raise OutOfTimeError(str(error)) from error
 
     def _tell(self, trial: optuna.Trial, candidate: Candidate) -> None:
         trial.set_user_attr("digest", candidate.digest)

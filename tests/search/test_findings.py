@@ -1,10 +1,11 @@
 """Sentences that a user should read, drawn from numbers."""
 
+import re
 from typing import Any
 
 import pytest
 
-from autocompress.measurement import Environment
+from autocompress.measurement import Environment, Interval
 from autocompress.pareto import Candidate
 from autocompress.recipe import LayerRecipe, Recipe, Sparsification
 from autocompress.search import findings
@@ -102,3 +103,25 @@ def test_many_layers_left_alone_are_shortened() -> None:
     layers = [f"layer {i} stays float: it is shared" for i in range(7)]
     shortened = findings._shortened(layers)
     assert shortened[:4] == layers[:4] and "and 3 more" in shortened[4]
+
+
+def unsure(speed: float, value: float, high: float) -> Candidate:
+    drop = Interval(value=value, low=value - (high - value), high=high)
+    return measured(INT8, speed=speed, selection_drop=drop, n_samples=3000)
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        pytest.param(
+            unsure(4.0, 0.0056, 0.0112), "4.00x.*with 3000 .* bound is 0.0112; about 4,900", id="too few samples"
+        ),
+        pytest.param(unsure(4.0, 0.012, 0.02), "", id="too much is lost"),
+        pytest.param(unsure(4.0, 0.002, 0.008), "", id="it keeps the floor"),
+        pytest.param(unsure(2.05, 0.0056, 0.0112), "", id="hardly faster"),
+        pytest.param(measured(INT8, speed=4.0), "", id="no data of its own"),
+    ],
+)
+def test_a_faster_candidate_that_only_the_error_kept_out_is_named(other: Candidate, sentence: str) -> None:
+    found = findings.about_floor([other, candidate("failed")], unsure(2.0, 0.0, 0.005), 0.01)
+    assert re.search(sentence, " ".join(found)) and bool(found) == bool(sentence)
