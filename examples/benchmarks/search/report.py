@@ -1,23 +1,31 @@
 """The report of the search benchmark: which runs there are, their tables, the targets."""
 
+import hashlib
 import itertools
+import json
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
+from autocompress import planning, search
+from examples.benchmarks.search import benches, replay, synthetic
 from examples.benchmarks.search.benches import N_UNITS, bench_of
 from examples.benchmarks.search.plots import write_plot
 from examples.benchmarks.search.replay import Run, run
 from examples.benchmarks.search.statistics import Comparison, compare
+from examples.benchmarks.search.table import TABLE
 from examples.benchmarks.search.targets import Target, permuted_targets, synthetic_targets, table_targets
 from examples.benchmarks.search.timing import proposal_target
+from examples.fetch import cache_folder
 
 REPORT = Path(__file__).parents[3] / "reports" / "benchmarks" / "search.md"
+SAMPLING = ("samplers", "planwise", "greedy", "trial_view")  # files of `autocompress.search` that decide about plans
 N_SEEDS, N_SHARED = 10, 10
 OURS = "bayesdp"
 N_CORES = 2
@@ -69,21 +77,79 @@ def run_one(part: Part, sampler: str, seed: int) -> Run:
     return run(sampler, bench, part.n_trials, seed, first)
 
 
-def all_runs(parts: Sequence[Part], n_seeds: int, n_cores: int = N_CORES) -> list[Runs]:
-    """Runs of each part by name of the sampler; the slow ones begin first."""
+def all_runs(parts: Sequence[Part], n_seeds: int, kept: Path | None = None, n_cores: int = N_CORES) -> list[Runs]:
+    """Runs of each part by name of the sampler; the slow ones begin first.
+
+    Args:
+        parts: What to run.
+        n_seeds: Of each sampler.
+        kept: File to which finished runs are appended, and from which those of an earlier call are read.
+        n_cores: Processes.
+    """
     jobs = [(part, name, seed) for part in parts for seed in range(n_seeds) for name in part.samplers]
-    jobs.sort(key=lambda job: (job[1] not in ("gp", "tpe"), -job[0].n_trials))
+    done = read_runs(kept) if kept else {}
+    left = [job for job in jobs if key_of(*job) not in done]
+    left.sort(key=lambda job: (job[1] not in ("gp", "tpe"), -job[0].n_trials))
     with ProcessPoolExecutor(n_cores, get_context("spawn")) as pool:
-        done = dict(zip(jobs, pool.map(run_one, *zip(*jobs, strict=True)), strict=True))
-    return [{n: [done[part, n, s] for s in range(n_seeds)] for n in part.samplers} for part in parts]
+        running = {pool.submit(run_one, *job): key_of(*job) for job in left}
+        for future in as_completed(running):
+            done[running[future]] = future.result()
+            if kept:
+                append_run(kept, running[future], future.result())
+            print(f"{len(running) - sum(not f.done() for f in running)} of {len(running)} runs", file=sys.stderr)
+    return [{n: [done[key_of(part, n, s)] for s in range(n_seeds)] for n in part.samplers} for part in parts]
 
 
-def benchmark(*, smoke: bool) -> str:
-    """The report; with `smoke` two seeds of a few trials, without pictures."""
+def key_of(part: Part, sampler: str, seed: int) -> str:
+    """What tells one run from another."""
+    return f"{part.bench} {part.n_units} {part.n_trials} {part.shared} {sampler} {seed}"
+
+
+def runs_file() -> Path:
+    """Where finished runs are kept, for samplers, problems and table as they are."""
+    own = [Path(replay.__file__), Path(benches.__file__), Path(synthetic.__file__), TABLE]
+    engine = [
+        path for package in (planning, search) for path in sorted(Path(package.__file__ or "").parent.glob("*.py"))
+    ]
+    used = [path for path in engine if path.parent.name == "planning" or path.stem in SAMPLING]
+    digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in (*used, *own)))
+    return cache_folder() / "benchmarks" / f"search-{digest.hexdigest()[:12]}.jsonl"
+
+
+def read_runs(path: Path) -> dict[str, Run]:
+    """Runs that an earlier call has finished, by key."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    contents = [json.loads(line) for line in lines]
+    arrays = ("shares", "seconds")
+    return {c.pop("key"): Run(**{n: np.array(v) if n in arrays else v for n, v in c.items()}) for c in contents}
+
+
+def append_run(path: Path, key: str, done: Run) -> None:
+    """Add one run to the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps({**asdict(done), "key": key}, default=np.ndarray.tolist) + "\n")
+
+
+def benchmark(*, smoke: bool, only: Sequence[str] = ()) -> str:
+    """The report; with `smoke` two seeds of a few trials, without pictures.
+
+    Args:
+        smoke: Whether only a slice is run.
+        only: Names of the benches to run; all by default.
+    """
     start = time.monotonic()
-    parts = [_small(part) for part in PARTS] if smoke else list(PARTS)
-    runs = all_runs(parts, 2 if smoke else N_SEEDS)
-    targets = [*table_targets(runs[0]), *synthetic_targets(runs[2], runs[3]), *permuted_targets(runs[4])]
+    wanted = [part for part in PARTS if not only or part.bench in only]
+    parts = [_small(part) for part in wanted] if smoke else wanted
+    runs = all_runs(parts, 2 if smoke else N_SEEDS, None if smoke else runs_file())
+    found_of = {(part.bench, part.shared): found for part, found in zip(parts, runs, strict=True)}
+    targets: list[Target] = []
+    if "table" in {part.bench for part in parts}:
+        targets += table_targets(found_of["table", False])
+    if "synthetic" in {part.bench for part in parts}:
+        targets += synthetic_targets(found_of["synthetic", False], found_of["synthetic", True])
+    if "permuted" in {part.bench for part in parts}:
+        targets += permuted_targets(found_of["permuted", False])
     targets.append(proposal_target(20 if smoke else 200, 30 if smoke else 300))
     sections = [_section(part, found) for part, found in zip(parts, runs, strict=True)]
     for part, found in zip(parts, runs, strict=True):
@@ -122,7 +188,7 @@ def _head(targets: Iterable[Target], n_seeds: int, seconds: float) -> str:
             "|---|---|---|",
             *rows,
             "",
-            f"All runs took {seconds:.0f} seconds on {N_CORES} cores.",
+            f"This call took {seconds:.0f} seconds on {N_CORES} cores; finished runs of earlier calls are read again.",
             "",
             "",
         ]
