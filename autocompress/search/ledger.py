@@ -235,7 +235,7 @@ class Ledger:
     def _about_numbers(self, record: StudyRecord) -> list[str]:
         found = findings.about_candidates(record.candidates, self._configuration.environment)
         if record.chosen:
-            chosen = self.candidates[record.chosen.digest]
+            chosen = next(c for c in record.candidates if record.chosen.digest == c.digest)
             found += findings.about_floor(record.candidates, chosen, self._configuration.max_drop)
         if record.chosen and record.chosen.test:
             found += findings.about_test(record.chosen.test, self._configuration.max_drop)

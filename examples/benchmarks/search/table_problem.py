@@ -13,7 +13,7 @@ from autocompress.measure.latency_features import architecture_of
 from autocompress.measure.latency_model import LatencyModel
 from autocompress.planning.problem import Problem
 from autocompress.search.context import EvaluationContext
-from autocompress.search.damage import measure_damage
+from autocompress.search.damage import damage_table
 from autocompress.search.latency_samples import collect, profile_prior
 from autocompress.search.plan_space import PlanSpace, plan_space
 from autocompress.search.problem_of import problem_of
@@ -54,7 +54,7 @@ def measured_problem(
     """
     start = time.process_time()
     context = EvaluationContext(task, graph, folder, n_cores=1)
-    damage = measure_damage(context, space.isolated, DAMAGE_SECONDS)
+    damage = damage_table(context, space.isolated, DAMAGE_SECONDS).damages
     seconds = {"damage table": time.process_time() - start}
     start = time.monotonic()
     architecture = architecture_of(task.model, graph, task.example_input)
