@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import optuna
+import torch
 
 from autocompress.search.folder import StudyFolder
 from autocompress.search.ledger import Ledger
@@ -13,6 +14,7 @@ from autocompress.search.storage import ask, open_study
 from tests.examples import candidate, record
 from tests.search.test_identity import configuration
 
+torch.set_num_threads(1)  # a process that forks must not have started others for torch
 OBJECTIVES = ("accuracy_drop", "latency")
 N_CHOICES = 16
 FILES = ("model.xml", "model.bin", "weights.safetensors", "recipe.yaml")
