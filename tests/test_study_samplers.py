@@ -24,9 +24,8 @@ def trials_of(folder: Path) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=summary.study_name, storage=storage).get_trials()
 
 
-@pytest.mark.parametrize(
-    "sampler", [pytest.param(s, marks=() if s == "bayesdp" else pytest.mark.slow) for s in SAMPLERS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_finds_new_recipes_after_the_anchors(tmp_path: Path, sampler: str) -> None:
     record = study_of(tiny(), tmp_path / "out", max_drop=0.5, sampler=sampler).optimize("8trials")
     labels = [c.label for c in record.candidates]
