@@ -77,6 +77,10 @@ BAD = [
     pytest.param(f"search {FILE}:nan_score --budget 1trial", "", "nan", id="score is NaN"),
     pytest.param(f"inspect {TINY} --threads 0", "", r"threads must be in 1\.\.\d+", id="inspect with no threads"),
     pytest.param(f"inspect {TINY} --no-timing --picture OUT", "", "a picture shows times", id="a picture of no times"),
+    pytest.param("sensitivity nonsense", "", "task 'nonsense' is unknown", id="sensitivity of an unknown task"),
+    pytest.param(f"sensitivity {TINY} --budget 9trials", "", "must be a time such as 90s", id="a table for trials"),
+    pytest.param(f"sensitivity {TINY} --space fulll", "", "Did you mean full", id="sensitivity in an unknown space"),
+    pytest.param(f"sensitivity {FILE}:nan_score --space int8", "", "nan", id="sensitivity of a score that is NaN"),
     pytest.param("cpu --threads 0", "", r"threads must be in 1\.\.\d+", id="a probe with no threads"),
     pytest.param("inspect nonsense", "", "task 'nonsense' is unknown", id="inspect unknown task"),
     pytest.param("report OUT", "", "candidates.json cannot be read; give the folder", id="report of nothing"),
@@ -233,6 +237,21 @@ def test_inspect_lists_a_model_that_openvino_cannot_convert(command: Command, tm
     assert "the layers were not timed: OpenVINO cannot convert the model: " in done.out
 
 
+def test_sensitivity_prints_draws_and_remembers(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    picture = tmp_path / "sensitivity.svg"
+    first = command("sensitivity", TINY, "--space", "int8", "--picture", picture)
+    assert first.code == 0 and first.error == ""
+    assert "what each layer loses, in points; below: divergence" in first.out and f"wrote {picture}" in first.out
+    rows = [line.split() for line in first.out.splitlines() if " ±" in line]
+    assert {row[0] for row in rows} == {"0", "3", "7"} and all(line.count("±") == 2 for line in map(" ".join, rows))
+    assert "<svg" in picture.read_text()
+    again = command("sensitivity", TINY, "--space", "int8", "--budget", "10s")
+    assert again.out.splitlines() == [line for line in first.out.splitlines() if not line.startswith("wrote ")]
+
+
 def test_spaces_are_listed_and_shown(command: Command) -> None:
     assert "mixed-precision" in command("spaces").out
     assert "weight_bits: [8, 7, 32]" in command("spaces", "int8").out
@@ -299,7 +318,7 @@ def test_compress_and_measure_repeat_a_candidate(command: Command, study: Path, 
 
 
 @pytest.mark.parametrize(
-    "name", ["search", "inspect", "report", "choose", "compress", "measure", "cpu", "verify", "spaces"]
+    "name", ["search", "inspect", "sensitivity", "report", "choose", "compress", "measure", "cpu", "verify", "spaces"]
 )
 def test_every_command_has_help(command: Command, name: str) -> None:
     done = command(name, "--help")

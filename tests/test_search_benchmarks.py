@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from autocompress.pareto import hypervolume
 from autocompress.planning.problem import Cost, Problem, Unit
 from examples.benchmarks.search import statistics as stats
+from examples.benchmarks.search.benches import SyntheticBench
 from examples.benchmarks.search.plots import over_time, write_plot
 from examples.benchmarks.search.replay import FactorMap, Run, run, share_of_box, shares_after_each
+from examples.benchmarks.search.synthetic import Synthetic
 from examples.benchmarks.search.table import TABLE, Table, load_table, problem_from_json
 from examples.benchmarks.search.table_latency import relative_latency, structure_of, structures
 from examples.benchmarks.search.table_problem import problem_to_json, reordered
@@ -63,7 +65,7 @@ def test_a_plan_that_only_looks_good_counts_with_its_true_value() -> None:
     unlucky = replace(table, lost=np.stack([table.lost[:, 0], np.full(16, 2000)], axis=1))
     plan, measured = (1, 1, 0, 0), np.array([[0.001, 0.5, 0.5]])
     assert shares_after_each(table, [plan], measured)[0] > 0
-    assert unlucky.best_hypervolume == 0 or shares_after_each(unlucky, [plan], measured)[0] == 0
+    assert unlucky.exhaustive_hypervolume == 0 or shares_after_each(unlucky, [plan], measured)[0] == 0
 
 
 def test_a_dominated_trial_changes_no_share() -> None:
@@ -71,7 +73,16 @@ def test_a_dominated_trial_changes_no_share() -> None:
     plans = [(1, 1, 0, 0), (1, 0, 0, 0)]
     measured = np.array([[0.01, 0.5, 0.5], [0.02, 0.6, 0.6]])
     first, second = shares_after_each(table, plans, measured)
-    assert first == second == share_of_box(table.truth(np.array(plans[:1])), table.reference) / table.best_hypervolume
+    share = share_of_box(table.truth(np.array(plans[:1])), table.reference) / table.exhaustive_hypervolume
+    assert first == second == share
+
+
+def test_the_oracle_of_a_synthetic_network_has_as_many_plans_as_there_were_trials() -> None:
+    bench = SyntheticBench(Synthetic(n_units=5, seed=1, oracle_trials=20))
+    best = bench.best_hypervolumes(30)
+    assert best.shape == (30,) and (np.diff(best) >= 0).all() and best[0] < best[19] == best[29]
+    plans = np.random.default_rng(0).integers(36, size=(20, 5))
+    assert share_of_box(bench.truth(plans), bench.reference) <= best[19]
 
 
 @pytest.mark.parametrize("name", ["bayesdp", "random", "tpe"])

@@ -67,8 +67,11 @@ class Trust:
 
 TRUSTED = Trust(entry=0.5, unknown=0.0, misfit=0.12)
 LEVELS = (
-    Trust(entry=0.25, unknown=0.0, misfit=0.06),
+    Trust(entry=0.25, unknown=0.0, misfit=0.02),
+    Trust(entry=0.5, unknown=0.0, misfit=0.02),
+    Trust(entry=0.5, unknown=0.0, misfit=0.06),
     TRUSTED,
+    Trust(entry=1.0, unknown=0.0, misfit=0.02),
     Trust(entry=1.0, unknown=0.1, misfit=0.2),
     Trust(entry=1.5, unknown=0.5, misfit=0.35),
     Trust(entry=2.0, unknown=1.5, misfit=0.5),

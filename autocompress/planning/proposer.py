@@ -12,13 +12,13 @@ from autocompress.planning.ranking import Ranking, reach_of
 
 Screen = Callable[[Plans], Floats]
 
-N_SEEDS = 8  # proposals after the anchors that come from the mean table's exact front
+N_SEEDS = 2  # proposals after the anchors that come from the mean table's exact front
 SEED_WEIGHTS = 160  # pairs of weights for the front of the mean table
 N_TABLES, DRAW_WEIGHTS, MEAN_WEIGHTS = 6, 10, 48  # tables drawn a proposal; pairs of weights for a draw, for the mean
 N_MUTANTS = 128  # of the front, and as many of the most promising plans
 ENUMERATED = 512  # with at most so many plans, all of them are ranked
-FASTEST = 1 / 6  # share of proposals that seek the fastest plan that keeps the accuracy
-WANDERING, LOST = 0.08, 0.8  # share of proposals that rank only a few mutants; where predictions are poor, rank none
+FASTEST = 0.0  # share of proposals that seek the fastest plan that keeps the accuracy; see `Proposer`
+WANDERING, LOST = 0.04, 0.8  # share of proposals that rank only a few mutants; where predictions are poor, rank none
 SHORT_LIST = 4  # plans that a screen measures
 ANYWHERE = 0.5  # share of those without ranking that may be any plan
 JUDGED, POOR = 10, 0.5  # observations before the prediction is judged; the rank correlation below which it is poor

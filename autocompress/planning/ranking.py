@@ -10,7 +10,7 @@ from autocompress.planning.problem import Floats, Plans, Problem
 
 EXPLORE = 5.0  # drops up to this multiple of the largest that is wished for count
 LEAST_REACH = 0.01  # of the largest drop: counts in any case
-N_DRAWS = 24  # of the damage table, for a ranking
+N_DRAWS = 96  # of the damage table, for a ranking
 
 
 def reach_of(problem: Problem) -> float:

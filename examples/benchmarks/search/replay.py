@@ -34,9 +34,8 @@ class Bench(Protocol):
     def reference(self) -> Floats:
         """Reference point of the hypervolume: drop, share of the baseline's latency, of its size."""
 
-    @property
-    def best_hypervolume(self) -> float:
-        """Hypervolume by `share_of_box` of the best front that is known."""
+    def best_hypervolumes(self, n_trials: int) -> Floats:
+        """Hypervolumes by `share_of_box` of the best fronts that are known, for 1 to `n_trials`: shape (n_trials,)."""
 
     @property
     def database_seconds(self) -> float:
@@ -184,7 +183,7 @@ def shares_after_each(bench: Bench, plans: Sequence[Plan], measured: Floats) -> 
         key = front.tobytes()
         if key not in known:
             known[key] = share_of_box(true[front], bench.reference)
-    return np.array([known[front.tobytes()] for front in fronts]) / bench.best_hypervolume
+    return np.array([known[front.tobytes()] for front in fronts]) / bench.best_hypervolumes(len(plans))
 
 
 def share_of_box(points: Floats, reference: Floats) -> float:

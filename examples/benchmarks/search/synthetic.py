@@ -37,7 +37,7 @@ class Synthetic:
         error: Standard deviation of the logarithm of an entry's error in the damage table.
         interaction: Extra damage of two damaged neighbours, as a share of the geometric mean of theirs.
         permuted: Whether the damage table has its entries exchanged between units and choices, which makes it useless.
-        oracle_trials: Plans that the oracle may choose; without a limit, no search of few trials comes near.
+        oracle_trials: Most plans that the oracle may choose.
     """
 
     n_units: int = 40
@@ -89,13 +89,17 @@ class Synthetic:
         return float(drop), float(latency * (1 + LATENCY_ERROR * rng.standard_normal())), float(size)
 
     def share(self, plans: Plans) -> float:
-        """Hypervolume of the plans' true values as a share of the oracle's, about in [0, 1]."""
-        return hypervolume(self.truth(plans)) / self.oracle_hypervolume
+        """Hypervolume of the plans' true values as a share of that of all the oracle's plans, about in [0, 1]."""
+        return hypervolume(self.truth(plans)) / float(self.oracle_hypervolumes[-1])
 
     @cached_property
-    def oracle_hypervolume(self) -> float:
-        """Hypervolume of the best `oracle_trials` plans, by a planner and a local search that know the truth."""
-        return hypervolume(self.truth(self._oracle()))
+    def oracle_hypervolumes(self) -> Floats:
+        """What a planner and a local search that know the truth reach with 1 to `oracle_trials` plans, greedily chosen.
+
+        Shape (oracle_trials,), rising.
+        """
+        values = self.truth(self._oracle())
+        return np.array([hypervolume(values[: min(n, len(values))]) for n in range(1, self.oracle_trials + 1)])
 
     @cached_property
     def _damages(self) -> list[Floats]:

@@ -87,8 +87,12 @@ class Table:
         """Drop on half B, latency and size, shape (n, 3)."""
         return self._values(plans, 1)
 
+    def best_hypervolumes(self, n_trials: int) -> Floats:
+        """Of the exhaustive front, whatever the number of trials: shape (n_trials,)."""
+        return np.full(n_trials, self.exhaustive_hypervolume)
+
     @cached_property
-    def best_hypervolume(self) -> float:
+    def exhaustive_hypervolume(self) -> float:
         """Of the exhaustive front: that of half A, with its drops on half B."""
         plans = self.all_plans
         front = pareto(self._values(plans, 0))

@@ -45,7 +45,8 @@ def table_targets(runs: Runs) -> list[Target]:
 
 def synthetic_targets(own_start: Runs, same_start: Runs) -> list[Target]:
     """On the synthetic networks, each sampler from its own start and all from the same ten plans."""
-    found = [_at_least("40 units", own_start, 30, 0.96), _at_least("40 units", own_start, 100, 0.985)]
+    oracle = "what as many plans of one who knows the truth reach"
+    found = [_at_least("40 units", own_start, n, least, oracle) for n, least in ((30, 0.96), (100, 0.985))]
     for runs, start in ((own_start, ""), (same_start, ", all from the same ten plans")):
         ours = shares_at(runs[OURS], 100)
         rivals = {name: shares_at(some, 100) for name, some in runs.items() if name != OURS}
@@ -71,8 +72,8 @@ def shares_at(runs: Sequence[Run], n_trials: int) -> Floats:
     return np.array([run.shares[min(n_trials, len(run.shares)) - 1] for run in runs])
 
 
-def _at_least(where: str, runs: Runs, n_trials: int, least: float) -> Target:
+def _at_least(where: str, runs: Runs, n_trials: int, least: float, of: str = "the best front") -> Target:
     shares = shares_at(runs[OURS], n_trials)
     measured = f"{np.median(shares):.3f} in the median, {shares.min():.3f} in the worst seed"
     met = bool(np.median(shares) >= least)
-    return Target(f"{where}: {OURS} with {n_trials} trials at least {least:g} of the best front", measured, met)
+    return Target(f"{where}: {OURS} with {n_trials} trials at least {least:g} of {of}", measured, met)
