@@ -84,7 +84,8 @@ class Measurement(_Frozen):
 
     Attributes:
         accuracy: Score of the deployed model on `n_samples` validation samples.
-        torch_accuracy: Score of the torch model that it was exported from, same samples.
+        torch_accuracy: Score of the torch model that it was exported from: that of the deployed one plus the difference
+            on the samples that both were run on.
         accuracy_drop: How much worse than the deployed baseline on the same samples, in units of the score,
             positive when worse whatever the direction of the score; two-sided 90 % interval. In a search, on those
             validation samples by which candidates are proposed.

@@ -1,7 +1,7 @@
 """Write the embedded Fashion-MNIST subset from the official files.
 
 The files come with Debian's package `dataset-fashion-mnist` (MIT, Zalando SE). Kept are 10,000 training and
-3,000 validation images, drawn evenly over the classes from the official training set, and 5,000 test images
+6,000 validation images, drawn evenly over the classes from the official training set, and 5,000 test images
 from the official test set. Run `python examples/make_fashion_data.py`.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+N_TRAIN, N_FIRST, N_SECOND = 1000, 300, 300  # of each class: training, and two draws of validation images
 TARGET = Path(__file__).parents[1] / "autocompress" / "tasks" / "fashion" / "data.npz"
 
 
@@ -36,10 +37,12 @@ def main() -> None:
     source = parser.parse_args().source
     images, labels = (read_idx(source / f"train-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1"))
     test_images, test_labels = (read_idx(source / f"t10k-{kind}-ubyte.gz") for kind in ("images-idx3", "labels-idx1"))
-    kept = draw(labels, 1300, seed=0)
+    kept = draw(labels, N_TRAIN + N_FIRST, seed=0)
     by_class = {c: kept[labels[kept] == c] for c in range(10)}
-    train = np.concatenate([indices[:1000] for indices in by_class.values()])
-    validation = np.concatenate([indices[1000:] for indices in by_class.values()])
+    train = np.concatenate([indices[:N_TRAIN] for indices in by_class.values()])
+    first = np.concatenate([indices[N_TRAIN:] for indices in by_class.values()])
+    left = np.setdiff1d(np.arange(len(labels)), kept)
+    validation = np.concatenate([first, left[draw(labels[left], N_SECOND, seed=2)]])
     test = draw(test_labels, 500, seed=1)
     np.savez_compressed(
         TARGET,

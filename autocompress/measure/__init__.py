@@ -1,6 +1,6 @@
 """Numbers of the deployed model: accuracy, latency, and what the processor really ran."""
 
-from autocompress.measure.accuracy import Predictions, predict_deployed, predict_torch, score_of, split_for_choice
+from autocompress.measure.accuracy import Predictions, predict_deployed, predict_torch, score_of, split_for_choice, take
 from autocompress.measure.environment import default_weight_bits, describe_environment, int8_saturates
 from autocompress.measure.paired_drop import accuracy_drop, discordant_pairs, mcnemar_p
 from autocompress.measure.parity import Parity, agreement, explain_parity, is_suspect, parity
@@ -21,6 +21,7 @@ __all__ = [
     "explain_parity",
     "float_layers",
     "split_for_choice",
+    "take",
     "int8_saturates",
     "is_suspect",
     "keep_probe",

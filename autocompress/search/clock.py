@@ -7,13 +7,13 @@ from autocompress.pareto import Candidate
 from autocompress.search.budget import Budget
 
 MIN_STEPS, MAX_STEPS = 25, 200
-SHORT_SHARE = 0.6  # of the time for candidates, at most; the rest is for longer training of the best
+SHORT_SHARE = 0.5  # of the time for candidates, at most; the rest is for longer training of the best
 LONG_FACTOR = 5  # times the short rung's steps
 LONG_STEPS = 500  # which let a pruned candidate recover, where the budget has room for them
 MAX_LONG_SHARE = 0.6  # of the time for candidates
 N_FIRST = 5  # baseline and anchors, which come before anything is kept back for longer training
 TRIALS_PER_LONG = 5  # of a number of trials every fifth is a longer training
-TARGET_CANDIDATES = 14  # short ones that should fit
+TARGET_CANDIDATES = 10  # short ones that should fit
 _STEPS_WITHOUT_LIMIT = 150
 _PLANNING_SECONDS = 30.0  # for measuring before plans are made, where time is no limit
 _LONG_MARGIN = 1.15  # a long training that is cut off by the end of the budget is lost

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from autocompress.deploy import load_openvino, save_openvino, size_bytes, to_openvino, write_onnx, zipped_bytes
@@ -23,6 +24,7 @@ from autocompress.measure import (
     predict_torch,
     score_of,
     split_for_choice,
+    take,
 )
 from autocompress.measurement import Interval, Measurement
 from autocompress.recipe import Recipe
@@ -30,6 +32,7 @@ from autocompress.search.context import MODEL, EvaluationContext, Seconds, Split
 from autocompress.task import Task, flatten, split_batch
 from autocompress.train import channels_last
 
+N_COMPARED = 1000  # validation samples on which the deployed model is compared with torch, about
 LEAST_SPLIT = 200  # samples; a part of fewer can decide nothing
 
 
@@ -71,12 +74,14 @@ def measure_candidate(
     model = load_openvino(folder / MODEL)
     with watch.phase("evaluation"):
         compressed = context.restore(recipe, folder)
-        torch_predictions = predict_torch(channels_last_module(compressed.module), _last(context, split), split)
         baseline = context.baseline_predictions(split)
         deployed = baseline if recipe.is_identity else context.predict_deployed(model, split)
         drop, selection_drop = _drops(context.task, baseline, deployed, may_split=split == "validation")
-        alike = parity(torch_predictions, deployed)
-        accuracy, torch_accuracy = (score_of(context.task, p) for p in (deployed, torch_predictions))
+        batches, same = _compared(context.task, deployed, split)
+        in_torch = predict_torch(channels_last_module(compressed.module), batches, split)
+        alike = parity(in_torch, same)
+        accuracy = score_of(context.task, deployed)
+        torch_accuracy = accuracy + (score_of(context.task, in_torch) - score_of(context.task, same))
     with watch.phase("latency"):
         timed = context.timer.compare(
             context.baseline_folder / MODEL, folder / MODEL, real_input(context.task), _with_threads(context, latency)
@@ -141,9 +146,21 @@ def _with_threads(context: EvaluationContext, latency: LatencySettings) -> Laten
     return replace(latency, n_threads=context.n_inference_threads)
 
 
-def _last(context: EvaluationContext, split: Split) -> Any:
-    """Batches of a split with images channels last."""
-    return [(channels_last(x), y) for x, y in (split_batch(batch, split) for batch in getattr(context.task, split))]
+def _compared(task: Task, deployed: Predictions, split: Split) -> tuple[list[Any], Predictions]:
+    """Batches, with images channels last, on which the torch model is run, too, and what was deployed says to them.
+
+    All of the test split; of other splits every so many batches, about `N_COMPARED` samples, since torch is the slower
+    of the two by far.
+    """
+    batches = [split_batch(batch, split) for batch in getattr(task, split)]
+    lengths = [len(flatten(inputs)[0]) for inputs, _ in batches]
+    is_by_sample = sum(lengths) == deployed.n_samples
+    step = max(1, deployed.n_samples // N_COMPARED) if split != "test" and is_by_sample else 1
+    kept = [(channels_last(inputs), targets) for inputs, targets in batches[::step]]
+    if step == 1:
+        return kept, deployed
+    rows = torch.cat(torch.arange(deployed.n_samples).split(lengths)[::step])
+    return kept, Predictions(take(deployed.outputs, rows), take(deployed.targets, rows))
 
 
 def real_input(task: Task) -> list[Any]:

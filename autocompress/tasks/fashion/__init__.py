@@ -33,7 +33,7 @@ def flip_and_shift(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def fashion(seed: int = 0) -> Task:
-    """The default task: 10,000 training, 3,000 validation and 5,000 test images of ten kinds of clothing."""
+    """The default task: 10,000 training, 6,000 validation and 5,000 test images of ten kinds of clothing."""
     model = FashionNet()
     model.load_state_dict(load_file(WEIGHTS))
     return Task(
