@@ -18,6 +18,8 @@ UNIT_SPREAD = 0.3  # the same for one unit's deviation from its kind
 LEAST_SHARE = 0.05  # no damage is corrected to less than this share of what is expected of it
 LEAST_MISFIT = 5e-4  # of the largest drop: what no table explains of a plan without damage
 ENOUGH_TO_JUDGE = 6  # observations from which on they decide how far the table is trusted
+SCALES = tuple(2.0**k for k in range(-3, 8))  # of the whole table, for damages in other units than expected
+SCALE_SPREAD = 1.0  # standard deviation of the logarithm of the scale, before anything is observed
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Correction:
     ``w[u, c] = sum_t damage[u, c, t] (m_t + d_{u,t}) + e_{u,c}`` with ``m_t ~ N(recovery_t, (.7 recovery_t)^2)``,
     ``d_{u,t} ~ N(0, (.3 recovery_t)^2)`` and `e` of the spread that `trust` gives. A plan's damage is the sum of its
     entries plus an independent misfit; a measured drop adds the error of its measurement.
-    The level of trust is the one under which the observations are likeliest (section 5.4 there).
+    All recoveries are multiplied by one scale, with a log-normal prior around 1. Scale and level of trust are those
+    under which the observations are likeliest (section 5.4 there), the scale first.
 
     Args:
         problem: Units with their isolated damages.
@@ -94,6 +97,7 @@ class Correction:
 
     Attributes:
         trust: The level of trust in the table.
+        scale: Of the whole table.
 
     Raises:
         StudyError: An observed plan does not fit the problem.
@@ -103,7 +107,8 @@ class Correction:
         check_plans(problem, [o.plan for o in observations])
         self._problem = problem
         self._observed = np.array([o.drop for o in observations], np.float64)
-        self._prepare_prior()
+        self._prepare()
+        self._expect(1.0)
         plans = np.array([o.plan for o in observations], np.int64).reshape(len(observations), len(problem.units))
         self._index = plans + self._offsets[:-1]
         self._learns = learn and len(observations) > 0
@@ -155,7 +160,7 @@ class Correction:
 
     def multipliers(self) -> Floats:
         """Share of each kind of damage that training leaves at each unit, posterior mean, shape (units, kinds)."""
-        recovery = self._problem.recovery
+        recovery = self._recovery
         means = np.tile(recovery, (len(self._problem.units), 1))
         if self._learns:
             totals = self._by_unit.sum(axis=1)
@@ -164,12 +169,16 @@ class Correction:
         clipped: Floats = np.maximum(means, LEAST_SHARE * recovery)
         return clipped
 
-    def _prepare_prior(self) -> None:
+    def _prepare(self) -> None:
         units = self._problem.units
         self._isolated = np.concatenate([unit.damage for unit in units])
         self._offsets = np.concatenate([[0], np.cumsum(self._problem.n_choices)]).astype(np.int64)
         self._unit_of = np.repeat(np.arange(len(units)), self._problem.n_choices)
-        self._expected = self._isolated @ self._problem.recovery
+
+    def _expect(self, scale: float) -> None:
+        """Take the prior of a table that is multiplied by `scale`."""
+        self.scale, self._recovery = scale, self._problem.recovery * scale
+        self._expected = self._isolated @ self._recovery
         self._least = LEAST_SHARE * self._expected
         damaging = self._expected[self._expected > 0]
         self._typical = float(np.median(damaging)) if len(damaging) else 0.0
@@ -180,20 +189,29 @@ class Correction:
         self._measured = problem.damage_of(self._observed)
         slope = 1 / (1 - np.clip(self._observed / problem.largest_drop, 0.0, 0.99))
         self._noise = (errors * slope) ** 2
-        residuals = self._measured - self._expected[self._index].sum(axis=1)
         smooth, (relative, absolute) = self._smooth_kernel(), self._entry_kernels()
-        kernels = [smooth + t.entry**2 * relative + t.unknown**2 * absolute for t in self._levels()]
-        fits = [_Fit.of(k, self._spread(t), residuals) for k, t in zip(kernels, self._levels(), strict=True)]
-        best = int(np.argmax([fit.evidence for fit in fits]))
-        self.trust, fit = self._levels()[best], fits[best]
-        self._factor, self._solved, self._misfit = fit.factor, fit.solved, self._spread(self.trust)
+        totals = self._expected[self._index].sum(axis=1)
+
+        def fit(scale: float, trust: Trust) -> _Fit:
+            kernel = smooth + trust.entry**2 * relative + trust.unknown**2 * absolute
+            return _Fit.of(scale**2 * kernel, self._spread(trust, scale * totals), self._measured - scale * totals)
+
+        surprise = [0.5 * (np.log(scale) / SCALE_SPREAD) ** 2 for scale in SCALES]
+        likely = [fit(s, TRUSTED).evidence - penalty for s, penalty in zip(SCALES, surprise, strict=True)]
+        self._expect(SCALES[int(np.argmax(likely))])
+        fits = [fit(self.scale, trust) for trust in self._levels()]
+        best = int(np.argmax([found.evidence for found in fits]))
+        self.trust, chosen = self._levels()[best], fits[best]
+        self._factor, self._solved = chosen.factor, chosen.solved
+        self._misfit = self._spread(self.trust, self.scale * totals)
         self._covariance = self._cross_covariance(plans)
 
     def _levels(self) -> tuple[Trust, ...]:
         return LEVELS if len(self._observed) >= ENOUGH_TO_JUDGE else (TRUSTED,)
 
-    def _spread(self, trust: Trust) -> Floats:
-        size = 0.5 * (np.maximum(self._measured, 0.0) + self._expected[self._index].sum(axis=1))
+    def _spread(self, trust: Trust, expected: Floats) -> Floats:
+        """Variance of what is observed around the sums of entries, of which `expected` are expected."""
+        size = 0.5 * (np.maximum(self._measured, 0.0) + expected)
         misfit: Floats = (trust.misfit * size) ** 2 + (LEAST_MISFIT * self._problem.largest_drop) ** 2
         return misfit + self._noise
 
@@ -203,7 +221,7 @@ class Correction:
 
     def _smooth_kernel(self) -> Floats:
         """Covariance of the observed damages by kinds and units' deviations, shape (observations, observations)."""
-        scaled = self._by_unit * self._problem.recovery
+        scaled = self._by_unit * self._recovery
         totals, flat = scaled.sum(axis=1), scaled.reshape(len(scaled), -1)
         kernel: Floats = KIND_SPREAD**2 * totals @ totals.T + UNIT_SPREAD**2 * flat @ flat.T
         return kernel
@@ -223,7 +241,7 @@ class Correction:
 
     def _cross_covariance(self, plans: Plans) -> Floats:
         """Covariance of every entry of the table with the observed damages, shape (entries, observations)."""
-        recovery = self._problem.recovery
+        recovery = self._recovery
         scaled, observed = self._isolated * recovery, self._by_unit * recovery
         covariance: Floats = KIND_SPREAD**2 * scaled @ observed.sum(axis=1).T
         rows, variance = np.arange(len(plans)), self._entry_variance(self.trust)
@@ -237,7 +255,7 @@ class Correction:
 
         Matheron's rule: a draw of the prior, plus what it lacks of the observations (Wilson et al. 2020, equation 9).
         """
-        recovery = self._problem.recovery
+        recovery = self._recovery
         kinds = recovery * (1 + KIND_SPREAD * rng.standard_normal((n, 1, len(recovery))))
         shape = (n, len(self._problem.units), len(recovery))
         coefficients = kinds + recovery * UNIT_SPREAD * rng.standard_normal(shape)

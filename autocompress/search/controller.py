@@ -102,10 +102,10 @@ class Controller:
 
     def _rungs(self, short: ShortRung, evaluator: Evaluator, engine: Engine | None) -> None:
         """Short trainings, longer ones of the best, and short ones again in what time is left."""
-        long = LongRung(
-            self._folder, self._ledger, self._clock, self._configuration.max_drop, self._baseline().accuracy
-        )
         n_steps = self._configuration.finetune_steps or 0
+        long = LongRung(
+            self._folder, self._ledger, self._clock, self._configuration.max_drop, self._baseline().accuracy, n_steps
+        )
         planning = engine.planning_seconds(self._clock) if engine and not engine.is_ready else 0.0
         self._report(self._phase, message=self._clock.plan(n_steps, planning))
         short.run(evaluator, long.largest_short_drop)

@@ -8,6 +8,7 @@ from statistics import NormalDist
 from autocompress.measurement import Interval
 from autocompress.pareto import CHANCES, Candidate
 
+AGAIN = 0.75  # of the drop after a longer training that another one leaves
 PRIOR_SHARE = 0.5  # of a short training's drop that a longer training leaves, before any was seen
 _PRIOR_DROP = 0.02  # in units of the baseline's score; the prior weighs as much as one candidate with this drop
 _RELATIVE_ERROR = 0.35  # of a forecast drop
@@ -69,17 +70,15 @@ def standard_error(interval: Interval) -> float:
 
 def most_promising(
     candidates: Sequence[Candidate],
-    short_drops: Mapping[str, Interval],
-    recovery: Recovery,
+    prospects: Mapping[str, tuple[Interval, Recovery]],
     max_drop: float,
     chosen_speedup: float,
 ) -> Candidate | None:
     """The candidate whose longer training gains most for its time: log of the speed-up gained, times its chance.
 
     Args:
-        candidates: That had no longer training yet.
-        short_drops: Their drops after the short one by digest; others are left out.
-        recovery: What a longer training leaves of a drop.
+        candidates: That may be trained longer.
+        prospects: By digest the drop of each and what another training leaves of it; those without are left out.
         max_drop: The floor.
         chosen_speedup: Of the present choice.
 
@@ -88,10 +87,11 @@ def most_promising(
     """
     best: tuple[float, Candidate] | None = None
     for c in candidates:
-        if c.measurement is None or c.digest not in short_drops:
+        if c.measurement is None or c.digest not in prospects:
             continue
+        drop, recovery = prospects[c.digest]
         gain = math.log(c.measurement.speedup.value / chosen_speedup)
-        chance = recovery.chance(short_drops[c.digest], c.measurement.selection_drop, max_drop)
+        chance = recovery.chance(drop, c.measurement.selection_drop, max_drop)
         if gain <= math.log(LEAST_GAIN) or chance < _LEAST_CHANCE:
             continue
         profit = gain * chance / _seconds_a_step(c)

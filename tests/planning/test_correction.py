@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -38,6 +40,11 @@ def random_observations(problem, n, seed, factor=0.5, error=0.0005):
     plans = rng.integers(np.array(problem.n_choices), size=(n, len(problem.units)))
     drops = problem.drop_of(factor * problem.damages(plans).sum(axis=1)) + error * rng.standard_normal(n)
     return [Observation(tuple(p), float(d), error) for p, d in zip(plans.tolist(), drops, strict=True)]
+
+
+def scaled(problem, correction):
+    """The problem with the recoveries that a correction settled on."""
+    return replace(problem, recovery=problem.recovery * correction.scale)
 
 
 def reference_posterior(problem, observations, trust):
@@ -92,7 +99,7 @@ def test_mean_table_solves_the_normal_equations(seed, n):
     problem = random_problem(seed)
     observations = random_observations(problem, n, seed + 1)
     correction = Correction(problem, observations)
-    mean, _, prior, _ = reference_posterior(problem, observations, correction.trust)
+    mean, _, prior, _ = reference_posterior(scaled(problem, correction), observations, correction.trust)
     np.testing.assert_allclose(
         np.concatenate(correction.tables()), np.maximum(mean, LEAST_SHARE * prior), rtol=1e-4, atol=1e-9
     )
@@ -104,7 +111,7 @@ def test_denoised_drops_solve_the_normal_equations(seed, n):
     problem = random_problem(seed)
     observations = random_observations(problem, n, seed + 1, error=0.002)
     correction = Correction(problem, observations)
-    denoised = reference_posterior(problem, observations, correction.trust)[3]
+    denoised = reference_posterior(scaled(problem, correction), observations, correction.trust)[3]
     expected = np.where(denoised < 0, denoised, problem.drop_of(denoised))
     np.testing.assert_allclose(correction.denoised(), expected, rtol=1e-4, atol=1e-8)
 
@@ -113,7 +120,7 @@ def test_draws_have_the_moments_of_the_posterior():
     problem = random_problem(3)
     observations = random_observations(problem, 5, 4)
     correction = Correction(problem, observations)
-    mean, covariance, _, _ = reference_posterior(problem, observations, correction.trust)
+    mean, covariance, _, _ = reference_posterior(scaled(problem, correction), observations, correction.trust)
     draws = np.concatenate(correction.draw_tables(20000, np.random.default_rng(0)), axis=1)
     spread = np.sqrt(np.diag(covariance))
     likely_positive = (mean > 3 * spread) & (spread > 1e-6)  # where clipping changes nothing
@@ -241,3 +248,19 @@ def test_an_observation_refuses_what_is_not_a_number(changes, word):
 def test_a_plan_of_another_problem_is_refused(plan):
     with pytest.raises(StudyError, match="4 units"):
         Correction(random_problem(0), [Observation(plan, 0.1, 0.0)])
+
+
+@pytest.mark.parametrize("factor", [0.1, 1.0, 8.0, 30.0], ids=str)
+def test_a_table_in_other_units_is_scaled(factor):
+    problem = random_problem(seed=3)
+    recovery = problem.recovery * factor
+    rng = np.random.default_rng(1)
+    plans = np.stack([rng.integers(n, size=12) for n in problem.n_choices], axis=1)
+    drops = problem.drop_of(problem.damages(plans) @ recovery)
+    observations = [Observation(tuple(p), float(d), 1e-4) for p, d in zip(plans.tolist(), drops, strict=True)]
+    found = Correction(problem, observations)
+    assert factor / 2 <= found.scale <= 2 * factor
+    new = np.stack([rng.integers(n, size=30) for n in problem.n_choices], axis=1)
+    truth = problem.drop_of(problem.damages(new) @ recovery)
+    assert np.abs(found.drops(new) - truth).max() < 0.25 * truth.max() + 1e-6
+    assert Correction(problem, observations, learn=False).scale == 1.0

@@ -6,7 +6,7 @@ import pytest
 from autocompress.errors import StudyError
 from autocompress.planning.correction import Correction, Observation
 from autocompress.planning.problem import OBJECTIVES, Cost, Problem, Unit
-from autocompress.planning.proposer import N_SEEDS, SHORT_LIST, Proposer, rank_correlation
+from autocompress.planning.proposer import SHORT_LIST, Proposer, rank_correlation
 from autocompress.planning.ranking import Ranking
 from examples.benchmarks.search.synthetic import CHOICES, DROP_ERROR, Synthetic, hypervolume
 
@@ -124,7 +124,7 @@ def test_any_objectives_can_be_searched(objectives):
 @pytest.mark.parametrize("factor", [20.0, 0.01], ids=["far too hard", "far too gentle"])
 def test_seeds_follow_what_the_first_ones_showed(factor):
     problem = small_problem(n_units=20)
-    observations = search(problem, N_SEEDS + 2, factor, anchors=[(0,) * 20])
+    observations = search(problem, 10, factor, anchors=[(0,) * 20])
     drops = np.array([o.drop for o in observations[4:]])
     assert (drops < 0.06).any()
     assert np.median(problem.latencies(np.array([o.plan for o in observations[4:]]))) < 1.0

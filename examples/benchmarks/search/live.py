@@ -5,6 +5,7 @@ that does nothing else. `pip install .[peers]` for `nncf.quantize`. Run: `python
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -47,12 +48,14 @@ class Run:
 
 
 def search(sampler: str, budget: str, folder: Path, seed: int) -> Run:
-    """One search by the command line, as a user runs it."""
+    """One search by the command line, as a user runs it who has no damage table from before."""
     out = folder / sampler
     command = [sys.executable, "-m", "autocompress", "search", "fashion", "--budget", budget]
     command += ["--max-drop", str(FLOOR), "--sampler", sampler, "--seed", str(seed), "--out", str(out)]
     start = time.monotonic()
-    subprocess.run(command, check=True)
+    subprocess.run(
+        command, check=True, env=os.environ | {"XDG_CACHE_HOME": str((folder / f"{sampler}-cache").resolve())}
+    )
     record = StudyRecord.read(out / "candidates.json")
     n_long = sum(c.rung == "long" for c in record.candidates)
     note = f"{len(record.candidates) - 1} candidates, {n_long} of them trained longer, {time.monotonic() - start:.0f} s"
