@@ -159,7 +159,7 @@ def _compared(task: Task, deployed: Predictions, split: Split) -> tuple[list[Any
     kept = [(channels_last(inputs), targets) for inputs, targets in batches[::step]]
     if step == 1:
         return kept, deployed
-    rows = torch.cat(torch.arange(deployed.n_samples).split(lengths)[::step])
+    rows = torch.cat(torch.split(torch.arange(deployed.n_samples), lengths)[::step])
     return kept, Predictions(take(deployed.outputs, rows), take(deployed.targets, rows))
 
 
