@@ -11,7 +11,7 @@ from autocompress.search.context import Rung
 from autocompress.search.evaluator import Evaluator
 from autocompress.search.folder import StudyFolder
 from autocompress.search.ledger import Ledger
-from autocompress.search.recovery import AGAIN, Recovery, margin, most_promising
+from autocompress.search.recovery import AGAIN, HOPED_SHARE, PRIOR_SHARE, Recovery, margin, most_promising
 
 LONG = "long"
 MOST_TRAININGS = 3  # longer ones of one candidate in one search
@@ -40,18 +40,19 @@ class LongRung:
         self._given_up: set[str] = set()
         self._n_trainings: Counter[str] = Counter()
 
-    def recovery(self, short_drops: Mapping[str, Interval]) -> Recovery:
+    def recovery(self, short_drops: Mapping[str, Interval], prior: float = PRIOR_SHARE) -> Recovery:
         """What longer trainings have left of drops so far.
 
         Args:
             short_drops: Drops after the short training, by digest.
+            prior: Share that counts before any was seen.
         """
         pairs = [
             (short_drops[c.digest].value, c.measurement.accuracy_drop.value)
             for c in self._ledger.candidates.values()
             if c.measurement and c.rung == LONG and c.digest in short_drops
         ]
-        return Recovery.learned(pairs, self._score)
+        return Recovery.learned(pairs, self._score, prior)
 
     def largest_short_drop(self, short_drops: Mapping[str, Interval]) -> float:
         """Drop after the short training up to which a candidate may keep the floor after a longer one.
@@ -64,7 +65,7 @@ class LongRung:
         measured = [c.measurement for c in self._ledger.candidates.values() if c.measurement and c.n_steps]
         margins = [margin(m.selection_drop or m.accuracy_drop) for m in measured]
         allowed = self._max_drop - min(margins, default=0.0)
-        return max(allowed, LEAST_ALLOWED * self._max_drop) / self.recovery(short_drops).share
+        return max(allowed, LEAST_ALLOWED * self._max_drop) / self.recovery(short_drops, HOPED_SHARE).share
 
     def run(self, evaluator: Evaluator, short_drops: Mapping[str, Interval]) -> None:
         """Train what is worth it while there is time.

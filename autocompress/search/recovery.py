@@ -10,6 +10,7 @@ from autocompress.pareto import CHANCES, Candidate
 
 AGAIN = 0.75  # of the drop after a longer training that another one leaves
 PRIOR_SHARE = 0.5  # of a short training's drop that a longer training leaves, before any was seen
+HOPED_SHARE = 0.2  # the same where it is planned what to try: too fast a model costs one trial, too slow a one all
 _PRIOR_DROP = 0.02  # in units of the baseline's score; the prior weighs as much as one candidate with this drop
 _RELATIVE_ERROR = 0.35  # of a forecast drop
 _LEAST_CHANCE = 0.08  # of keeping the floor; less is not worth a longer training
@@ -29,18 +30,19 @@ class Recovery:
     share: float = PRIOR_SHARE
 
     @classmethod
-    def learned(cls, drops: Iterable[tuple[float, float]], score: float) -> "Recovery":
+    def learned(cls, drops: Iterable[tuple[float, float]], score: float, prior: float = PRIOR_SHARE) -> "Recovery":
         """From the drops of candidates after a short and after a longer training.
 
-        Least squares through the origin, with a prior of `PRIOR_SHARE`.
+        Least squares through the origin, with a prior.
 
         Args:
             drops: Pairs of short and longer, in units of the score.
             score: Of the baseline, which gives the prior its scale.
+            prior: Share before any pair was seen, in (0, 1].
         """
         weight = (_PRIOR_DROP * (abs(score) or 1.0)) ** 2
         pairs = list(drops)
-        above = PRIOR_SHARE * weight + sum(short * longer for short, longer in pairs)
+        above = prior * weight + sum(short * longer for short, longer in pairs)
         below = weight + sum(short * short for short, _ in pairs)
         return cls(min(1.0, max(0.05, above / below)))
 

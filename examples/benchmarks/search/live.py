@@ -50,15 +50,15 @@ class Run:
 def search(sampler: str, budget: str, folder: Path, seed: int) -> Run:
     """One search by the command line, as a user runs it who has no damage table from before."""
     out = folder / sampler
-    command = [sys.executable, "-m", "autocompress", "search", "fashion", "--budget", budget]
-    command += ["--max-drop", str(FLOOR), "--sampler", sampler, "--seed", str(seed), "--out", str(out)]
-    start = time.monotonic()
-    subprocess.run(
-        command, check=True, env=os.environ | {"XDG_CACHE_HOME": str((folder / f"{sampler}-cache").resolve())}
-    )
+    if not (out / "chosen" / "model.onnx").is_file():
+        command = [sys.executable, "-m", "autocompress", "search", "fashion", "--budget", budget]
+        command += ["--max-drop", str(FLOOR), "--sampler", sampler, "--seed", str(seed), "--out", str(out)]
+        cache = (folder / f"{sampler}-cache").resolve()
+        subprocess.run(command, check=True, env=os.environ | {"XDG_CACHE_HOME": str(cache)})
     record = StudyRecord.read(out / "candidates.json")
     n_long = sum(c.rung == "long" for c in record.candidates)
-    note = f"{len(record.candidates) - 1} candidates, {n_long} of them trained longer, {time.monotonic() - start:.0f} s"
+    seconds = record.seconds["total"]
+    note = f"{len(record.candidates) - 1} candidates, {n_long} of them trained longer, {seconds:.0f} s"
     return Run(sampler, out / "chosen" / "model.xml", note)
 
 
@@ -109,7 +109,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--budget", default="10m", help="of each search")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="folder for the studies; a temporary one by default")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="folder for the studies, of which finished ones are read again; by default a temporary one",
+    )
     parser.add_argument("--out", type=Path, default=TARGET, help="Markdown file to write")
     parser.add_argument("--smoke", action="store_true", help="little data for NNCF")
     arguments = parser.parse_args()
