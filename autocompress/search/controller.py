@@ -101,16 +101,17 @@ class Controller:
         return self._ledger.record()
 
     def _rungs(self, short: ShortRung, evaluator: Evaluator, engine: Engine | None) -> None:
-        """Short trainings, longer ones of the best, and short ones again in what time is left."""
-        n_steps = self._configuration.finetune_steps or 0
+        """Short trainings, then longer ones of the best; in what time is left one more of each in turn."""
         long = LongRung(
-            self._folder, self._ledger, self._clock, self._configuration.max_drop, self._baseline().accuracy, n_steps
+            self._folder, self._ledger, self._clock, self._configuration.max_drop, self._baseline().accuracy
         )
+        n_steps = self._configuration.finetune_steps or 0
         planning = engine.planning_seconds(self._clock) if engine and not engine.is_ready else 0.0
         self._report(self._phase, message=self._clock.plan(n_steps, planning))
         short.run(evaluator, long.largest_short_drop)
         long.run(evaluator, short.drops)
-        short.run(evaluator, long.largest_short_drop, reserve=False)
+        while short.run(evaluator, long.largest_short_drop, reserve=False, at_most=1):
+            long.run(evaluator, short.drops)
 
     def _end(self, worker: Worker, engine: Engine | None, drops: Mapping[str, Interval]) -> None:
         """Time the finalists, choose, confirm and explain."""

@@ -1,6 +1,5 @@
 """The long rung: what is faster than the present choice and may keep the floor is trained again, for longer."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 
 from autocompress.measurement import Interval, Measurement
@@ -11,17 +10,14 @@ from autocompress.search.context import Rung
 from autocompress.search.evaluator import Evaluator
 from autocompress.search.folder import StudyFolder
 from autocompress.search.ledger import Ledger
-from autocompress.search.recovery import AGAIN, HOPED_SHARE, PRIOR_SHARE, Recovery, margin, most_promising
+from autocompress.search.recovery import HOPED_SHARE, PRIOR_SHARE, Recovery, margin, most_promising
 
 LONG = "long"
-MOST_TRAININGS = 3  # longer ones of one candidate in one search
 LEAST_ALLOWED = 0.25  # of the floor: a drop that is sought even where the error of measuring leaves less
 
 
 class LongRung:
     """Trains the most promising candidates for longer, then the choice once more with another seed.
-
-    A candidate that misses the floor by little goes on from where it is, if that promises more than another one.
 
     Args:
         folder: Of the study.
@@ -29,16 +25,13 @@ class LongRung:
         clock: Of the search.
         max_drop: Largest accuracy drop, in units of the score.
         score: Of the baseline.
-        n_short: Training steps of the short rung.
     """
 
-    def __init__(
-        self, folder: StudyFolder, ledger: Ledger, clock: SearchClock, max_drop: float, score: float, n_short: int
-    ) -> None:
+    def __init__(self, folder: StudyFolder, ledger: Ledger, clock: SearchClock, max_drop: float, score: float) -> None:
         self._folder, self._ledger, self._clock = folder, ledger, clock
-        self._max_drop, self._score, self._n_short = max_drop, score, n_short
+        self._max_drop, self._score = max_drop, score
         self._given_up: set[str] = set()
-        self._n_trainings: Counter[str] = Counter()
+        self._had_second_seed = False
 
     def recovery(self, short_drops: Mapping[str, Interval], prior: float = PRIOR_SHARE) -> Recovery:
         """What longer trainings have left of drops so far.
@@ -68,7 +61,7 @@ class LongRung:
         return max(allowed, LEAST_ALLOWED * self._max_drop) / self.recovery(short_drops, HOPED_SHARE).share
 
     def run(self, evaluator: Evaluator, short_drops: Mapping[str, Interval]) -> None:
-        """Train what is worth it while there is time.
+        """Train what is worth it while there is time; the choice gets its second seed once.
 
         Args:
             evaluator: Does the work.
@@ -79,41 +72,29 @@ class LongRung:
                 n_steps = self._n_steps(evaluator, candidate)
                 if n_steps == 0:
                     return
-                is_kept = self._is_better_than(candidate) if candidate.rung == LONG else lambda _: True
                 with self._folder.claim(candidate.digest) as is_ours:
-                    longer = (
-                        evaluator.run(candidate.recipe, candidate.label, Rung(LONG, n_steps), is_kept=is_kept)
-                        if is_ours
-                        else None
-                    )
-                self._n_trainings[candidate.digest] += 1
+                    longer = evaluator.run(candidate.recipe, candidate.label, Rung(LONG, n_steps)) if is_ours else None
                 if longer is None or longer.failure:
                     self._given_up.add(candidate.digest)
-            self._second_seed(evaluator)
+            if not self._had_second_seed:
+                self._second_seed(evaluator)
         except OutOfTimeError:
             return
 
     def _next(self, short_drops: Mapping[str, Interval]) -> Candidate | None:
         self._ledger.refresh()
         chosen = self._ledger.best().candidate.measurement
-        possible = [
+        untrained = [
             c
             for c in self._ledger.candidates.values()
-            if c.n_steps and c.digest not in self._given_up and self._n_trainings[c.digest] < MOST_TRAININGS
+            if c.rung != LONG and c.n_steps and c.digest not in self._given_up
         ]
-        first = self.recovery(short_drops)
-        prospects = {
-            c.digest: (c.measurement.accuracy_drop, Recovery(AGAIN))
-            if c.rung == LONG
-            else (short_drops[c.digest], first)
-            for c in possible
-            if c.measurement and (c.rung == LONG or c.digest in short_drops)
-        }
-        return most_promising(possible, prospects, self._max_drop, chosen.speedup.value if chosen else 1.0)
+        speedup = chosen.speedup.value if chosen else 1.0
+        return most_promising(untrained, short_drops, self.recovery(short_drops), self._max_drop, speedup)
 
     def _n_steps(self, evaluator: Evaluator, candidate: Candidate) -> int:
         seconds = candidate.seconds.get("finetune", 0.0) / candidate.n_steps
-        return self._clock.long_steps(evaluator.n_done, self._n_short or candidate.n_steps, seconds)
+        return self._clock.long_steps(evaluator.n_done, candidate.n_steps, seconds)
 
     def _is_better_than(self, candidate: Candidate) -> Callable[[Measurement], bool]:
         before = candidate.measurement

@@ -8,12 +8,11 @@ from statistics import NormalDist
 from autocompress.measurement import Interval
 from autocompress.pareto import CHANCES, Candidate
 
-AGAIN = 0.75  # of the drop after a longer training that another one leaves
 PRIOR_SHARE = 0.5  # of a short training's drop that a longer training leaves, before any was seen
 HOPED_SHARE = 0.2  # the same where it is planned what to try: too fast a model costs one trial, too slow a one all
 _PRIOR_DROP = 0.02  # in units of the baseline's score; the prior weighs as much as one candidate with this drop
 _RELATIVE_ERROR = 0.35  # of a forecast drop
-_LEAST_CHANCE = 0.08  # of keeping the floor; less is not worth a longer training
+_LEAST_CHANCE = 0.15  # of keeping the floor; less is not worth a longer training
 LEAST_GAIN = 1.02  # speed-up over the present choice that is worth one
 _NORMAL = NormalDist()
 _OF_90_PERCENT = 2 * _NORMAL.inv_cdf(0.95)  # width of the two-sided interval in standard errors
@@ -72,15 +71,17 @@ def standard_error(interval: Interval) -> float:
 
 def most_promising(
     candidates: Sequence[Candidate],
-    prospects: Mapping[str, tuple[Interval, Recovery]],
+    short_drops: Mapping[str, Interval],
+    recovery: Recovery,
     max_drop: float,
     chosen_speedup: float,
 ) -> Candidate | None:
     """The candidate whose longer training gains most for its time: log of the speed-up gained, times its chance.
 
     Args:
-        candidates: That may be trained longer.
-        prospects: By digest the drop of each and what another training leaves of it; those without are left out.
+        candidates: That had no longer training yet.
+        short_drops: Their drops after the short one by digest; others are left out.
+        recovery: What a longer training leaves of a drop.
         max_drop: The floor.
         chosen_speedup: Of the present choice.
 
@@ -89,11 +90,10 @@ def most_promising(
     """
     best: tuple[float, Candidate] | None = None
     for c in candidates:
-        if c.measurement is None or c.digest not in prospects:
+        if c.measurement is None or c.digest not in short_drops:
             continue
-        drop, recovery = prospects[c.digest]
         gain = math.log(c.measurement.speedup.value / chosen_speedup)
-        chance = recovery.chance(drop, c.measurement.selection_drop, max_drop)
+        chance = recovery.chance(short_drops[c.digest], c.measurement.selection_drop, max_drop)
         if gain <= math.log(LEAST_GAIN) or chance < _LEAST_CHANCE:
             continue
         profit = gain * chance / _seconds_a_step(c)

@@ -1,5 +1,6 @@
 """The short rung: each trial of the study is a recipe, trained briefly and measured; a known recipe is told again."""
 
+import math
 from collections.abc import Callable, Mapping
 
 import optuna
@@ -75,18 +76,28 @@ class ShortRung:
         }
 
     def run(
-        self, evaluator: Evaluator, largest_drop: Callable[[Mapping[str, Interval]], float], reserve: bool = True
-    ) -> None:
+        self,
+        evaluator: Evaluator,
+        largest_drop: Callable[[Mapping[str, Interval]], float],
+        reserve: bool = True,
+        at_most: float = math.inf,
+    ) -> int:
         """Evaluate recipes while the budget allows it.
 
         Args:
             evaluator: Does the work.
             largest_drop: Gives the drop up to which a candidate is sought, from the drops so far.
             reserve: Keep something back for longer trainings.
+            at_most: New recipes, >= 1.
+
+        Returns:
+            New recipes that were evaluated; 0 where the budget or the space is used up.
         """
         rung = Rung("short", self._configuration.finetune_steps or 0)
-        n_repeats = 0
-        while self._clock.allows_short(evaluator.n_done, rung.n_steps, reserve) and n_repeats < MAX_REPEATS:
+        n_repeats, n_new = 0, 0
+        while n_new < at_most and n_repeats < MAX_REPEATS:
+            if not self._clock.allows_short(evaluator.n_done, rung.n_steps, reserve):
+                break
             evaluator.n_total = evaluator.n_done + self._clock.n_left(evaluator.n_done, rung.n_steps)
             try:
                 with self._folder.claim("proposal", self._on_wait):
@@ -94,7 +105,7 @@ class ShortRung:
                     trial = ask(self._study, self._folder, self._member)
                     recipe = self._space.suggest(trial.suggest_categorical)
             except OutOfTimeError:
-                return
+                return n_new
             with self._folder.claim(recipe.digest()) as is_ours:
                 known = self._known(recipe) if is_ours else None
                 n_repeats = 0 if is_ours and known is None else n_repeats + 1
@@ -105,10 +116,12 @@ class ShortRung:
                     candidate = known or evaluator.run(recipe, self._labels.get(recipe.digest(), ""), rung)
                 except OutOfTimeError:
                     ask_again(self._study, trial.number, trial.params, trial.user_attrs)
-                    return
+                    return n_new
                 self._tell(trial, candidate)
+                n_new += known is None
         if n_repeats == MAX_REPEATS:
             self._ledger.findings.append("the sampler found nothing new: the last recipes were all known already")
+        return n_new
 
     def _known(self, recipe: Recipe) -> Candidate | None:
         self._ledger.refresh()

@@ -72,11 +72,11 @@ def test_the_candidate_that_gains_most_is_trained_longer(
     found: list[tuple[str, float, float]], chosen: str | None
 ) -> None:
     candidates = [candidate(name, speed, seen) for name, speed, seen in found]
-    prospects = {name: (drop(seen), Recovery(0.5)) for name, _, seen in found}
+    drops = {name: drop(seen) for name, _, seen in found}
     for order in (candidates, candidates[::-1]):
-        best = most_promising(order, prospects, max_drop=0.01, chosen_speedup=2.0)
+        best = most_promising(order, drops, Recovery(0.5), max_drop=0.01, chosen_speedup=2.0)
         assert (best and best.digest) == chosen
 
 
 def test_a_candidate_without_a_short_drop_is_left_out() -> None:
-    assert most_promising([candidate("a", 3.0, 0.0)], {}, 0.01, 1.0) is None
+    assert most_promising([candidate("a", 3.0, 0.0)], {}, Recovery(), 0.01, 1.0) is None
