@@ -7,7 +7,7 @@ const AXES = {
   drop: {title: "accuracy drop, points (higher up is better)", better: "left", ends: c => c.drop.map(v => 100 * v)},
   score: {title: "", better: data.study.higherIsBetter ? "right" : "left", ends: scoreEnds},
 };
-const RADIUS = 10, LEAST_RADIUS = 3.5;
+const RADIUS = 13, LEAST_RADIUS = 4.5; // of the baseline, and of whatever is much smaller; pixels
 
 const front = {x: "speedup", y: "drop", bySize: true, showAll: false, zoom: null, focus: null, marks: []};
 

@@ -32,18 +32,18 @@ function ratioWords(a, b, words) {
 
 function drawPanel() {
   const [a, b] = state.selected, shown = b ? [a, b] : [a];
-  byId("panel").replaceChildren(
+  byId("panel").replaceChildren(...[
     h("h2", {id: "panel-title", tabindex: -1}, ...title(shown)),
     h("div", {class: "columns"},
-      h("div", {}, numberTable(shown), exportCommands(shown), compareChoice(a, b)),
-      trainingPicture(shown)),
+      h("div", {}, numberTable(shown)),
+      h("div", {}, exportCommands(shown), compareChoice(a, b), trainingPicture(shown))),
     h("h3", {}, b ? "Layer by layer: ≠ marks those that differ" : "Layer by layer, from input to output"),
     ...shown.flatMap(c => [b ? h("p", {class: "label"}, shortName(c)) : null, strip(c, b ? (c === a ? b : a) : null, stripRows(shown))]),
     legend(),
     h("details", {open: Boolean(b)}, h("summary", {}, b ? "The layers that differ" : "All layers as a table"), layerTable(shown)),
     ...decisions(shown),
     h("details", {class: "plain"}, h("summary", {}, "Recipe in words"), ...shown.map(c => h("p", {}, `${shortName(c)}: `, ...c.lines.flatMap(line => [line, h("br")])))),
-  );
+  ].filter(part => part !== null));
 }
 
 function title([a, b]) {
