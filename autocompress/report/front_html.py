@@ -76,7 +76,7 @@ def _content(record: StudyRecord) -> dict[str, Any]:
     result, place = headline(record)
     explanation = record.explanation
     trust = explanation.trust if explanation else None
-    script = _joined(SCRIPTS)
+    script, data = _joined(SCRIPTS), page_data(record)
     return {
         "record": record,
         "result": result,
@@ -85,6 +85,7 @@ def _content(record: StudyRecord) -> dict[str, Any]:
         "story": story(record),
         "failed": failure_groups(record),
         "trust": trust_sentences(trust, len(explanation.forecasts)) if explanation and trust else [],
+        "forecasts": data["forecasts"] is not None,
         "forecast_note": FORECAST_NOTE,
         "has_sensitivity": bool(explanation and explanation.sensitivity),
         "phases": phases(record.seconds) if record.seconds else [],
@@ -93,7 +94,7 @@ def _content(record: StudyRecord) -> dict[str, Any]:
         "environment": _environment(record),
         "unit_head": UNIT_HEAD,
         "unit_note": UNIT_NOTE,
-        "data": script_json(page_data(record)),
+        "data": script_json(data),
         "style": Markup(_joined(STYLES)),
         "script": Markup(script),
         "script_hash": Markup(_hash_of(script)),

@@ -1,6 +1,6 @@
 """Candidates of a study as plain data for `front.html`: their numbers, what they do to each layer, their training."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autocompress.explanation import Decisions
@@ -202,8 +202,3 @@ def _decisions(decisions: Decisions | None) -> list[Sequence[float]] | None:
     if decisions is None:
         return None
     return [decisions.choices, decisions.accuracy_drops, decisions.latencies_ms, decisions.sizes_bytes]
-
-
-def failed_rows(candidates: Iterable[tuple[Candidate, str]]) -> list[list[str]]:
-    """Name, rung and reason of candidates that failed; plain text."""
-    return [[printable(c.name), printable(c.rung), printable(reason)] for c, reason in candidates]

@@ -14,7 +14,7 @@ from autocompress.report.explanation import (
 )
 from autocompress.report.health import hypervolume_history
 from autocompress.report.page_candidates import candidate_data
-from autocompress.report.plot_points import lowest_drop_shown, plot_points, staircase
+from autocompress.report.plot_points import lowest_drop_shown, plot_points
 from autocompress.report.wording import printable
 
 _ONE_SIDED = 0.05
@@ -36,7 +36,6 @@ def page_data(record: StudyRecord) -> dict[str, Any]:
         },
         "rule": _rule(record),
         "edge": _fraction(lowest_drop_shown(plot_points(record), study.max_drop)),
-        "line": [[speedup, drop / 100] for speedup, drop in staircase(record)],
         "units": {
             "explained": explanation.digest if explanation and is_for_the_chosen(record) else "",
             "rows": unit_rows(explanation) if explanation and is_for_the_chosen(record) else [],

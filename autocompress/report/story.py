@@ -92,7 +92,8 @@ def _floor_cost(record: StudyRecord) -> str:
     doubled = choose(candidates, Wishes(max_drop=2 * floor))
     if floor and doubled.candidate.digest not in (kept.candidate.digest, free.candidate.digest):
         at += f" With {points(2 * floor)} points: {_reached(doubled)}."
-    return f"{at} Without a floor: {_reached(free)}, {points(free.candidate.measurement.accuracy_drop.value)} points lower."
+    lower = points(free.candidate.measurement.accuracy_drop.value)
+    return f"{at} Without a floor: {_reached(free)}, {lower} points lower."
 
 
 def _reached(choice: Choice) -> str:
