@@ -1,11 +1,11 @@
 """The explanation of a study in words: why each unit is what it is, what was predicted, and where the time went."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autocompress.explanation import Agreement, Change, Explanation, Trust, UnitExplanation
 from autocompress.record import StudyRecord
-from autocompress.report.plot_points import lowest_drop_shown, plot_points
+from autocompress.report.plot_points import PlotPoint, lowest_drop_shown, plot_points
 from autocompress.report.wording import percent, phases, points, points_interval, printable
 
 UNIT_HEAD = (
@@ -158,13 +158,17 @@ def shown_forecasts(record: StudyRecord) -> list[ShownForecast]:
     ]
 
 
-def drop_limits(record: StudyRecord) -> tuple[float, float]:
+def drop_limits(record: StudyRecord, front: Sequence[PlotPoint] | None = None) -> tuple[float, float]:
     """Both ends of the axes of the drop, in points; what lies beyond is pinned to the upper one.
 
     The upper end is that of the picture of the front, so that broken candidates don't flatten all others.
+
+    Args:
+        record: The study.
+        front: Its `plot_points`, where they are known already.
     """
     measured = [f.drop for f in shown_forecasts(record)]
-    edge = lowest_drop_shown(plot_points(record), record.study.max_drop)
+    edge = lowest_drop_shown(plot_points(record) if front is None else front, record.study.max_drop)
     high = edge if edge is not None else EDGE_MARGIN * max([100 * record.study.max_drop, 0.1, *measured])
     return min([0.0, *measured]) - 0.05 * high, high
 

@@ -8,7 +8,7 @@ from autocompress.measurement import Interval, Measurement, Speedup
 from autocompress.pareto import Candidate
 from autocompress.recipe import LayerRecipe
 from autocompress.record import StudyRecord
-from autocompress.report.plot_points import PlotPoint, plot_points
+from autocompress.report.plot_points import PlotPoint
 from autocompress.report.trainings import loss_words, rate_words, training_line
 from autocompress.report.wording import (
     kilobytes,
@@ -41,15 +41,16 @@ class Coder:
         return self._numbers[value]
 
 
-def candidate_data(record: StudyRecord) -> dict[str, Any]:
+def candidate_data(record: StudyRecord, shown: Sequence[PlotPoint]) -> dict[str, Any]:
     """All measured candidates, and the tables that they refer to by index.
 
-    Returns:
-        `layers` in the order of the model, `treatments` and `kernels` that some layer has, and `candidates` in the order
-        of the record; plain text throughout.
+    Args:
+        record: The study.
+        shown: Its `plot_points`.
 
-    Raises:
-        StudyError: The baseline was not measured.
+    Returns:
+        `layers` in the order of the model, `treatments` and `kernels` that some layer has, and `candidates` in the
+        order of the record; plain text throughout.
     """
     layers = net_layers(record)
     group_of = {layer["name"]: layer["group"] for layer in layers}
@@ -60,8 +61,8 @@ def candidate_data(record: StudyRecord) -> dict[str, Any]:
         | _texts(record, point)
         | _layer_codes(point, group_of, treatments, kernels)
         | _training(point.candidate)
-        | {"decisions": _decisions(decisions.get(point.candidate.digest))}
-        for point in plot_points(record)
+        | {"decisions": _decisions(decisions.get(point.candidate.digest)), "test": _test(record, point)}
+        for point in shown
     ]
     return {
         "layers": [layer | {"name": printable(layer["name"])} for layer in layers],
@@ -195,6 +196,12 @@ def _training(candidate: Candidate) -> dict[str, Any]:
 def _course_text(step: int, loss: float, rate: float) -> str:
     words = rate_words(rate)
     return f"step {step}, loss {loss_words(loss)}" + (f", rate {words}" if words else "")
+
+
+def _test(record: StudyRecord, point: PlotPoint) -> dict[str, str] | None:
+    """What the chosen model does on the test split, with the speed-up of the last timing."""
+    test = record.chosen.test if record.chosen and point.is_chosen else None
+    return {"speedup": times(test.speedup), "drop": points_interval(test.accuracy_drop)} if test else None
 
 
 def _decisions(decisions: Decisions | None) -> list[Sequence[float]] | None:

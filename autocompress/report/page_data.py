@@ -1,5 +1,6 @@
 """Everything that `front.html` draws, as plain data; what the browser only shows is worded here."""
 
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -14,7 +15,7 @@ from autocompress.report.explanation import (
 )
 from autocompress.report.health import hypervolume_history
 from autocompress.report.page_candidates import candidate_data
-from autocompress.report.plot_points import lowest_drop_shown, plot_points
+from autocompress.report.plot_points import PlotPoint, lowest_drop_shown, plot_points
 from autocompress.report.wording import printable
 
 _ONE_SIDED = 0.05
@@ -26,8 +27,8 @@ def page_data(record: StudyRecord) -> dict[str, Any]:
     Raises:
         StudyError: The baseline was not measured.
     """
-    study, explanation = record.study, record.explanation
-    return candidate_data(record) | {
+    study, explanation, shown = record.study, record.explanation, plot_points(record)
+    return candidate_data(record, shown) | {
         "study": {
             "task": printable(study.task),
             "score": printable(study.score),
@@ -35,14 +36,14 @@ def page_data(record: StudyRecord) -> dict[str, Any]:
             "maxDrop": study.max_drop,
         },
         "rule": _rule(record),
-        "edge": _fraction(lowest_drop_shown(plot_points(record), study.max_drop)),
+        "edge": _fraction(lowest_drop_shown(shown, study.max_drop)),
         "units": {
             "explained": explanation.digest if explanation and is_for_the_chosen(record) else "",
             "rows": unit_rows(explanation) if explanation and is_for_the_chosen(record) else [],
             "sensitivity": _sensitivity(record),
         },
         "history": [[p.n_candidates, round(p.seconds, 3), round(p.share, 6)] for p in hypervolume_history(record)],
-        "forecasts": _forecasts(record),
+        "forecasts": _forecasts(record, shown),
     }
 
 
@@ -76,15 +77,15 @@ def _sensitivity(record: StudyRecord) -> list[dict[str, Any]]:
     ]
 
 
-def _forecasts(record: StudyRecord) -> dict[str, Any] | None:
+def _forecasts(record: StudyRecord, shown: Sequence[PlotPoint]) -> dict[str, Any] | None:
     """Measured and predicted drop in points and latency in percent of the baseline's; None without any."""
-    shown = shown_forecasts(record)
-    if not shown:
+    forecasts = shown_forecasts(record)
+    if not forecasts:
         return None
     return {
-        "digests": [f.digest for f in shown],
-        "drop": [[f.drop, f.table_drop, f.learned_drop] for f in shown],
-        "latency": [[f.latency, f.predicted_latency] for f in shown],
-        "dropLimits": drop_limits(record),
+        "digests": [f.digest for f in forecasts],
+        "drop": [[f.drop, f.table_drop, f.learned_drop] for f in forecasts],
+        "latency": [[f.latency, f.predicted_latency] for f in forecasts],
+        "dropLimits": drop_limits(record, shown),
         "latencyLimits": latency_limits(record),
     }

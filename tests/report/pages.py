@@ -41,7 +41,9 @@ def _one_of_many(chance: random.Random, layers: list[str], i: int) -> Candidate:
         ran_in=dict.fromkeys(layers, "i8"),
         float_layers=(layers[0],),
     )
-    return candidate(Recipe(layers=made, pruning=pruning), numbers, training=training(150, 2.0, chance.uniform(0.2, 0.9)))
+    return candidate(
+        Recipe(layers=made, pruning=pruning), numbers, training=training(150, 2.0, chance.uniform(0.2, 0.9))
+    )
 
 
 def _treated(chance: random.Random) -> LayerRecipe:
@@ -53,7 +55,9 @@ def _explanation(chance: random.Random, layers: list[str], tried: list[Candidate
     n = len(layers)
     forecasts = [_forecast(c.digest, c.measurement) for c in tried if c.measurement]
     return Explanation(
-        layers=tuple(NetLayer(name=name, kind="Conv2d", n_filters=64, group=layers[i - i % 4]) for i, name in enumerate(layers)),
+        layers=tuple(
+            NetLayer(name=name, kind="Conv2d", n_filters=64, group=layers[i - i % 4]) for i, name in enumerate(layers)
+        ),
         forecasts=tuple(forecasts),
         sensitivity=tuple(sensitivity(name, chance.uniform(0, 0.01)) for name in layers),
         decisions=tuple(
@@ -120,6 +124,10 @@ def evil_record() -> StudyRecord:
         explanation=Explanation(
             layers=(NetLayer(name=EVIL, kind=EVIL, n_filters=8, group=EVIL),),
             sensitivity=(sensitivity(EVIL, 0.01),),
-            decisions=(Decisions(digest=run.digest, choices=(1,), accuracy_drops=(0.1,), latencies_ms=(-0.1,), sizes_bytes=(-9.0,)),),
+            decisions=(
+                Decisions(
+                    digest=run.digest, choices=(1,), accuracy_drops=(0.1,), latencies_ms=(-0.1,), sizes_bytes=(-9.0,)
+                ),
+            ),
         ),
     )

@@ -65,7 +65,11 @@ def test_layers_come_in_the_order_of_the_model_with_their_channel_group():
     def layer(name, kind, shape):
         return Layer(name, kind, shape, (1, 3), (1, 8), 1, 1, name)
 
-    layers = (layer("b", "Conv2d", (8, 3, 3, 3)), layer("a", "ConvTranspose2d", (8, 4, 3, 3)), layer("c", "Linear", (2, 9)))
+    layers = (
+        layer("b", "Conv2d", (8, 3, 3, 3)),
+        layer("a", "ConvTranspose2d", (8, 4, 3, 3)),
+        layer("c", "Linear", (2, 9)),
+    )
     groups = (ChannelGroup("b", ("b", "a"), 8), ChannelGroup("c", ("c",), 2, "it is the output"))
     found = [(n.name, n.kind, n.n_filters, n.group) for n in net_layers(ModelGraph(layers, groups))]
     assert found == [("b", "Conv2d", 8, "b"), ("a", "ConvTranspose2d", 4, "b"), ("c", "Linear", 2, "")]

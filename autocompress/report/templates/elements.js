@@ -87,11 +87,11 @@ async function copied(text) {
   }
 }
 
-// A table; a column is [title, class]. Cells are texts, or elements.
-function table(columns, rows, attributes = {}) {
+// A table that scrolls where it is too wide; a column is [title, class]. Cells are texts, or elements.
+function table(columns, rows, attributes = {}, kind = "") {
   const head = columns.map(([title, kind]) => h("th", {scope: "col", class: kind}, title));
   const body = rows.map(row => h("tr", {class: row.kind}, row.cells.map((cell, i) => h("td", {class: columns[i][1]}, cell))));
-  return h("div", {class: "wide", tabindex: 0}, h("table", attributes, h("thead", {}, h("tr", {}, head)), h("tbody", {}, body)));
+  return h("div", {class: `wide ${kind}`, tabindex: 0}, h("table", attributes, h("thead", {}, h("tr", {}, head)), h("tbody", {}, body)));
 }
 
 // The one box that tells about what the pointer or the focus is on.

@@ -35,8 +35,9 @@ function isReversed(axis) {
   return AXES[axis].better === "left";
 }
 
-// Both ends of an axis, so that every value and the interval of each that matters is inside.
-function limits(axis, edge) {
+// Both ends of an axis, so that every value and the interval of each that matters is inside; candidates beyond the
+// edge are left out.
+function ends(axis, edge) {
   const shown = data.candidates.filter(c => !isBeyond(c, edge));
   const values = shown.flatMap(c => (c.front || c.shown ? AXES[axis].ends(c) : [AXES[axis].ends(c)[0]]));
   if (axis === "drop") values.push(0, 100 * data.study.maxDrop);
@@ -47,8 +48,8 @@ function drawFront() {
   const holder = byId("front"), height = holder.clientWidth < 560 ? 400 : 520;
   const {svg, box} = canvas(holder, height, `Candidates: ${AXES[front.y].title || scoreTitle()} against ${AXES[front.x].title}`);
   const edge = edgeOf(front.y);
-  const [xLow, xHigh] = front.zoom ? front.zoom.x : limits(front.x, edge);
-  const [yLow, yHigh] = front.zoom ? front.zoom.y : limits(front.y, edge);
+  const [xLow, xHigh] = front.zoom ? front.zoom.x : ends(front.x, null);
+  const [yLow, yHigh] = front.zoom ? front.zoom.y : ends(front.y, edge);
   const x = scale(xLow, xHigh, box.left, box.right);
   const y = isReversed(front.y) ? scale(yLow, yHigh, box.top, box.bottom) : scale(yLow, yHigh, box.bottom, box.top);
   Object.assign(front, {svg, box, scales: {x, y}, edge});

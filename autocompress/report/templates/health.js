@@ -33,6 +33,8 @@ function drawForecast(holder, rows, [low, high], quantity) {
   const x = scale(low, high, box.left, box.right), y = scale(low, high, box.bottom, box.top), pinned = v => Math.max(low, Math.min(high, v));
   svg.append(frame(box, {scale: x, ticks: ticks(low, high, 5), title: `measured ${quantity}`}, {scale: y, ticks: ticks(low, high, 5), title: `predicted ${quantity}`}),
     s("line", {class: "limit", x1: x(low), y1: y(low), x2: x(high), y2: y(high)}));
+  const n = rows.filter(row => Math.max(...row) > high).length;
+  if (n) svg.append(s("text", {class: "mark", x: box.right - 6, y: box.bottom - 8, "text-anchor": "end"}, `△ ${n} beyond the edge`));
   rows.forEach(([measured, ...predicted], i) => {
     const digest = data.forecasts.digests[i], c = candidateOf.get(digest);
     predicted.forEach((value, k) => {

@@ -1,5 +1,7 @@
 // What the page knows and what happens when somebody changes it.
 
+const NARROW = 900; // pixels, from which on the panel stands beside nothing
+
 const candidateOf = new Map(data.candidates.map(c => [c.digest, c]));
 
 function wishFor(changes) {
@@ -20,6 +22,7 @@ function select(c, isSecond = false, other = null) {
   for (const row of byId("rows").children) {
     row.classList.toggle("selected", state.selected.some(one => one.digest === row.dataset.digest));
   }
+  if (innerWidth <= NARROW) byId("panel").scrollIntoView();
   byId("said").textContent = `Opened ${state.selected.map(shortName).join(" and ")}.`;
 }
 

@@ -12,6 +12,8 @@ const NUMBERS = [
   ["zipped, kB", c => c.cells.zipped],
   ["MACs", c => c.cells.macs, (a, b) => `${signed(100 * (b.macs / a.macs - 1), 1)} %`],
   ["rung", c => c.rung],
+  ["speed-up, last timing", c => c.test?.speedup],
+  ["drop on test samples", c => c.test?.drop],
 ];
 
 function shortName(c) {
@@ -71,7 +73,11 @@ function exportCommands(candidates) {
 function compareChoice(a, b) {
   const others = data.candidates.filter(c => c !== a);
   others.sort((x, y) => Boolean(y.shown) - Boolean(x.shown) || y.front - x.front || y.speedup[0] - x.speedup[0]);
-  const menu = h("select", {id: "compare", onchange: event => select(a, false, others.find(c => c.digest === event.target.value))},
+  const pick = event => {
+    select(a, false, others.find(c => c.digest === event.target.value));
+    byId("compare").focus();
+  };
+  const menu = h("select", {id: "compare", onchange: pick},
     h("option", {value: ""}, "nothing"),
     others.map(c => h("option", {value: c.digest, selected: c === b}, `${shortName(c)}: ${c.speedup[0].toFixed(2)}x, ${points(c.drop[0])} points`)));
   return h("p", {class: "noprint"}, h("label", {for: "compare"}, "Compare with "), menu);
@@ -88,8 +94,11 @@ function legend() {
 
 // What each decision gains and costs, against the gentlest choice of its unit; a bar and a number each.
 function decisions(candidates) {
-  const known = candidates.filter(c => c.decisions);
-  if (!known.length) return [];
+  const known = candidates.filter(c => c.decisions), [first, second] = candidates;
+  return [...(known.length ? decisionTable(known) : []), ...(second ? [] : alternatives(first))];
+}
+
+function decisionTable(known) {
   const units = data.units.sensitivity, both = known.length > 1;
   const kept = units.map((_, i) => i).filter(i => !both || known[0].decisions[0][i] !== known[1].decisions[0][i]);
   const most = k => Math.max(1e-9, ...known.flatMap(c => c.decisions[k].map(Math.abs)));
@@ -102,9 +111,8 @@ function decisions(candidates) {
   const note = "Predicted, for a change of one unit with all others as they are, against the gentlest choice of the unit.";
   return [
     h("h3", {}, both ? "Decisions that differ: what each gains and costs" : "What each decision gained and cost"),
-    kept.length ? table(columns, rows, {id: "decisions"}) : h("p", {}, "No decision differs."),
+    kept.length ? table(columns, rows, {id: "decisions"}, "tall") : h("p", {}, "No decision differs."),
     h("p", {class: "note"}, note),
-    ...(both ? [] : alternatives(candidates[0])),
   ];
 }
 

@@ -84,9 +84,9 @@ function layerTable(candidates) {
   const [a, b] = candidates;
   const kept = data.layers.map((_, i) => i).filter(i => !b || differs(a, b, i));
   if (!kept.length) return h("p", {}, "No layer differs.");
-  const of = c => (c === a ? "" : " ");
+  const titles = ["bits, zeros, rank", "filters removed", "ran in"];
   const columns = [["nr", ""], ["layer", "text"], ["class", "text"],
-    ...candidates.flatMap(c => [[b ? `${shortName(c)}: bits, zeros, rank` : "bits, zeros, rank", "text"], ["filters removed" + of(c), ""], ["ran in" + of(c), "text"]])];
+    ...candidates.flatMap(c => titles.map(title => [b ? `${shortName(c)}: ${title}` : title, "text"]))];
   const rows = kept.map(i => ({cells: [String(i + 1), data.layers[i].name, data.layers[i].kind,
     ...candidates.flatMap(c => [treatmentOf(c, i).text, removedOf(c, i) ? percent(removedOf(c, i)) : "", data.kernels[c.ran[i]] || "not known"])]}));
   return table(columns, rows, {id: "layers"});
