@@ -9,7 +9,7 @@ from autocompress.record import StudyRecord
 from autocompress.report.explanation import grouped_seconds
 from autocompress.report.headline import floor_sentence, headline, result_words
 from autocompress.report.health import failure_groups, hypervolume_history
-from autocompress.report.wording import duration, percent, points_interval, printable, shortened, times
+from autocompress.report.wording import candidate_count, duration, percent, points_interval, printable, shortened, times
 
 INT8_LABEL = "int8"
 NEARLY_ALL, LATE = 0.9, 0.75  # shares of the hypervolume and of the time that the sentence about the search tells
@@ -124,7 +124,7 @@ def search_sentence(record: StudyRecord) -> str:
     if n_candidates == 0:
         return "No candidate but the FP32 model was measured."
     if history[-1].share == 0:
-        return f"None of {n_candidates} candidates is faster than FP32 at a drop below 5 points: the hypervolume is 0."
+        return f"None of {candidate_count(n_candidates)} is faster than FP32 at a drop below 5 points: the hypervolume is 0."
     nearly = next(point for point in history if point.share >= NEARLY_ALL)
     before = max((point.share for point in history if point.seconds <= LATE * seconds), default=0.0)
     return (
