@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from autocompress.explanation import Agreement, Change, Explanation, Trust, UnitExplanation
 from autocompress.record import StudyRecord
 from autocompress.report.plot_points import PlotPoint, lowest_drop_shown, plot_points
-from autocompress.report.wording import percent, phases, points, points_interval, printable
+from autocompress.report.wording import candidate_count, percent, phases, points, points_interval, printable
 
 UNIT_HEAD = (
     "unit",
@@ -111,7 +111,7 @@ def trust_sentences(trust: Trust, n_candidates: int) -> list[str]:
     """How well predictions agreed with what was measured, a sentence a quantity."""
     table, learned = trust.table_drop, trust.learned_drop
     return [
-        f"Accuracy drop of {_candidates(n_candidates)}, predicted by the damage table alone: {_ranked(table)}"
+        f"Accuracy drop of {candidate_count(n_candidates)}, predicted by the damage table alone: {_ranked(table)}"
         f"mean error {points(table.mean_error)} points; with what the other candidates taught: {_ranked(learned)}"
         f"mean error {points(learned.mean_error)} points.",
         f"Latency: {_ranked(trust.latency)}mean error {_rounded(trust.latency.mean_error)} of the baseline's.",
@@ -234,7 +234,3 @@ def _ranked(agreement: Agreement) -> str:
 def _rounded(fraction: float) -> str:
     """In percent; less than half of a hundredth of a percent is nothing."""
     return percent(round(fraction, 4))
-
-
-def _candidates(n: int) -> str:
-    return f"{n} candidate" if n == 1 else f"{n} candidates"

@@ -23,7 +23,13 @@ from autocompress.report.explanation import (
 from autocompress.report.headline import floor_sentence, headline
 from autocompress.report.health import failure_groups
 from autocompress.report.page_data import page_data
-from autocompress.report.story import story
+from autocompress.report.story import (
+    floor_cost_sentence,
+    int8_sentence,
+    search_sentence,
+    time_sentence,
+    undecided_sentences,
+)
 from autocompress.report.wording import phases, printable
 
 _TEMPLATES = files("autocompress.report") / "templates"
@@ -82,7 +88,7 @@ def _content(record: StudyRecord) -> dict[str, Any]:
         "result": result,
         "place": place,
         "floor": floor_sentence(record),
-        "story": story(record),
+        "story": _story(record),
         "failed": failure_groups(record),
         "trust": trust_sentences(trust, len(explanation.forecasts)) if explanation and trust else [],
         "forecasts": data["forecasts"] is not None,
@@ -99,6 +105,17 @@ def _content(record: StudyRecord) -> dict[str, Any]:
         "script": Markup(script),
         "script_hash": Markup(_hash_of(script)),
     }
+
+
+def _story(record: StudyRecord) -> list[tuple[str, str]]:
+    """The story in numbers as titles and texts, without what a record does not tell."""
+    parts = [
+        ("Plain INT8", int8_sentence(record)),
+        ("What can't be told apart", " ".join(undecided_sentences(record))),
+        ("What the floor cost", floor_cost_sentence(record).removeprefix("What the floor cost: ")),
+        ("Where the time went", " ".join(s for s in (time_sentence(record), search_sentence(record)) if s)),
+    ]
+    return [(title, text[0].upper() + text[1:]) for title, text in parts if text]
 
 
 def _joined(names: tuple[str, ...]) -> str:
