@@ -4,6 +4,8 @@ import csv
 import io
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,16 +26,22 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+EXAMPLE = Path(__file__).parents[2] / "examples" / "report_screenshot.py"
 OPEN_SECONDS, SLIDER_MS = 2.0, 100.0  # what the issue promises for 1,000 candidates of 100 layers
 
 
-@pytest.fixture(scope="module", name="browser")
-def _browser():
+@pytest.fixture(scope="module", name="chromium")
+def _chromium():
+    """Where it is missing, tests are left out, but not in CI."""
     if not CHROMIUM.exists():
         missing = f"{CHROMIUM} is missing; apt-get install chromium"
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
+
+
+@pytest.fixture(scope="module", name="browser")
+def _browser(chromium):
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
@@ -444,3 +452,11 @@ def test_a_thousand_candidates_of_a_hundred_layers_open_fast_and_follow_the_slid
             return taken.sort((a, b) => a - b); }"""
     )
     assert moves[len(moves) // 2] < SLIDER_MS
+
+
+def test_the_picture_for_the_readme_is_1200_pixels_wide(chromium, explained, tmp_path):
+    write_front_html(explained, tmp_path / "front.html")
+    picture = tmp_path / "page.png"
+    subprocess.run([sys.executable, EXAMPLE, tmp_path, picture], check=True, capture_output=True)
+    header = picture.read_bytes()[:24]
+    assert header[:4] == b"\x89PNG" and int.from_bytes(header[16:20], "big") == 1200

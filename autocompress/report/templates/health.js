@@ -58,7 +58,7 @@ function drawHeat(name) {
     if (j >= u.choices.length) return h("td", {class: "none"});
     const v = value(u[name][j]), share = Math.sqrt(Math.max(0, v) / top);
     const text = Math.abs(v) < 0.5 * 10 ** -digits ? "0" : v.toFixed(digits).replace("-", "−");
-    return h("td", {class: share > 0.62 ? "hot" : "", style: `--heat: ${(100 * share).toFixed(0)}%`}, h("span", {class: "choice"}, u.choices[j]), h("b", {}, text));
+    return h("td", {style: `--heat: ${share.toFixed(2)}`}, h("span", {class: "choice"}, u.choices[j]), h("b", {}, text));
   };
   const rows = units.map(u => h("tr", {}, h("th", {scope: "row"}, u.unit), Array.from({length: n}, (_, j) => cell(u, j))));
   byId("heat").replaceChildren(h("div", {class: "wide tall", tabindex: 0, role: "group", "aria-label": `Sensitivity: ${title}`},
