@@ -7,6 +7,8 @@ from typing import Any
 from autocompress.pareto import CHANCES
 from autocompress.record import StudyRecord
 from autocompress.report.explanation import (
+    UNIT_HEAD,
+    UNIT_NOTE,
     drop_limits,
     is_for_the_chosen,
     latency_limits,
@@ -39,6 +41,8 @@ def page_data(record: StudyRecord) -> dict[str, Any]:
         "edge": _fraction(lowest_drop_shown(shown, study.max_drop)),
         "units": {
             "explained": explanation.digest if explanation and is_for_the_chosen(record) else "",
+            "head": UNIT_HEAD,
+            "note": UNIT_NOTE,
             "rows": unit_rows(explanation) if explanation and is_for_the_chosen(record) else [],
             "sensitivity": _sensitivity(record),
         },

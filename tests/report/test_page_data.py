@@ -52,7 +52,7 @@ def test_layers_of_older_records_come_from_the_recipes_by_name(record, make, mea
     data = page_data(record(make(recipe, measured())))
     assert [layer["name"] for layer in data["layers"]] == ["layer1", "layer9", "layer10"]
     assert data["candidates"][1]["removed"] == {"1": 0.5}
-    assert data["units"] == {"explained": "", "rows": [], "sensitivity": []}
+    assert (data["units"]["explained"], data["units"]["rows"], data["units"]["sensitivity"]) == ("", [], [])
     assert (data["candidates"][1]["decisions"], data["forecasts"]) == (None, None)
 
 

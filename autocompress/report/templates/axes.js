@@ -49,15 +49,17 @@ function frame(box, x, y) {
     marks.push(s("line", {class: "grid", x1: box.left, x2: box.right, y1: at, y2: at}));
     marks.push(s("text", {class: "mark", x: box.left - 8, y: at + 4, "text-anchor": "end"}, tickText(value)));
   }
-  const middle = (box.top + box.bottom) / 2;
+  const middle = [(box.left + box.right) / 2, (box.top + box.bottom) / 2];
+  const turned = `translate(${box.left - 46} ${middle[1]}) rotate(-90)`;
   return s("g", {"aria-hidden": "true"}, marks,
-    s("text", {class: "axis", x: (box.left + box.right) / 2, y: box.bottom + 36, "text-anchor": "middle"}, x.title),
-    s("text", {class: "axis", transform: `translate(${box.left - 46} ${middle}) rotate(-90)`, "text-anchor": "middle"}, y.title));
+    s("text", {class: "axis", x: middle[0], y: box.bottom + 36, "text-anchor": "middle"}, x.title),
+    s("text", {class: "axis", transform: turned, "text-anchor": "middle"}, y.title));
 }
 
 function tickText(value) {
   const size = Math.abs(value);
-  return size >= 1e5 || (size && size < 1e-3) ? value.toExponential(0) : Number(value.toPrecision(6)).toLocaleString("en-US", {maximumFractionDigits: 4});
+  if (size >= 1e5 || (size && size < 1e-3)) return value.toExponential(0);
+  return Number(value.toPrecision(6)).toLocaleString("en-US", {maximumFractionDigits: 4});
 }
 
 function canvas(holder, height, label, least = 280) {

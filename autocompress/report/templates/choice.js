@@ -37,7 +37,7 @@ function violations(candidate, wishes, rule) {
   return broken.concat(otherViolations(candidate, wishes));
 }
 
-// Those that keep every wish: tested one by one from the smallest drop upwards, until a bound fails for the second time.
+// Those that keep every wish: tested one by one from the smallest drop upwards, until a second bound fails.
 function keeping(candidates, wishes, rule) {
   const allowed = candidates.filter(c => !otherViolations(c, wishes).length);
   const kept = allowed.filter(c => (c.identity || !c.held) && !violations(c, wishes, rule).length);

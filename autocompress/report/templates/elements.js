@@ -48,6 +48,11 @@ function signed(value, digits) {
   return Number(text) === 0 ? text : (value < 0 ? "−" : "+") + text;
 }
 
+// A number without needless digits: 0 for what rounds to it, and a minus that is one.
+function plain(value, digits) {
+  return Math.abs(value) < 0.5 * 10 ** -digits ? "0" : value.toFixed(digits).replace("-", "−");
+}
+
 // A word for a POSIX shell.
 function quoted(word) {
   return /^[\w./:@%+=-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`;
@@ -89,9 +94,10 @@ async function copied(text) {
 
 // A table that scrolls where it is too wide; a column is [title, class]. Cells are texts, or elements.
 function table(columns, rows, attributes = {}, kind = "") {
-  const head = columns.map(([title, kind]) => h("th", {scope: "col", class: kind}, title));
-  const body = rows.map(row => h("tr", {class: row.kind}, row.cells.map((cell, i) => h("td", {class: columns[i][1]}, cell))));
-  return h("div", {class: `wide ${kind}`, tabindex: 0}, h("table", attributes, h("thead", {}, h("tr", {}, head)), h("tbody", {}, body)));
+  const head = columns.map(([title, side]) => h("th", {scope: "col", class: side}, title));
+  const row = ({cells}) => h("tr", {}, cells.map((cell, i) => h("td", {class: columns[i][1]}, cell)));
+  const whole = h("table", attributes, h("thead", {}, h("tr", {}, head)), h("tbody", {}, rows.map(row)));
+  return h("div", {class: `wide ${kind}`, tabindex: 0}, whole);
 }
 
 // The one box that tells about what the pointer or the focus is on.

@@ -9,7 +9,8 @@ function listenToFront(svg) {
   svg.addEventListener("pointerdown", event => { start = placeIn(svg, event); });
   svg.addEventListener("pointermove", event => {
     const place = placeIn(svg, event);
-    if (start && event.buttons && event.pointerType === "mouse" && isFar(start, place)) drawBand(band, start, place);
+    const isDrag = start && event.buttons && event.pointerType === "mouse";
+    if (isDrag && isFar(start, place)) drawBand(band, start, place);
     else hover(nearest(place));
   });
   svg.addEventListener("pointerup", event => {
@@ -29,7 +30,8 @@ function listenToFront(svg) {
 
 function placeIn(svg, event) {
   const area = svg.getBoundingClientRect(), view = svg.viewBox.baseVal;
-  return [(event.clientX - area.left) * view.width / area.width, (event.clientY - area.top) * view.height / area.height];
+  const x = (event.clientX - area.left) / area.width, y = (event.clientY - area.top) / area.height;
+  return [x * view.width, y * view.height];
 }
 
 function isFar(a, b) {
@@ -77,8 +79,10 @@ function focusOn(mark) {
 
 function drawBand(band, a, b) {
   hover(null);
-  const area = {x: Math.min(a[0], b[0]), y: Math.min(a[1], b[1]), width: Math.abs(a[0] - b[0]), height: Math.abs(a[1] - b[1])};
-  for (const [name, value] of Object.entries(area)) band.setAttribute(name, value);
+  band.setAttribute("x", Math.min(a[0], b[0]));
+  band.setAttribute("y", Math.min(a[1], b[1]));
+  band.setAttribute("width", Math.abs(a[0] - b[0]));
+  band.setAttribute("height", Math.abs(a[1] - b[1]));
   band.setAttribute("visibility", "visible");
 }
 

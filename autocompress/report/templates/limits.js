@@ -2,42 +2,46 @@
 
 const STEPS = 200;
 
-// Each limit: its wish, unit, how a value reads in the field and in the command, and the ends of its slider.
+// Each limit: its wish, its words, how many units of the wish one of the field is, the digits of the field, whether it
+// is a lower limit, its flag of `autocompress choose`, and both ends of its slider.
 const LIMITS = [
-  {wish: "maxDrop", title: "Floor: largest drop", unit: "points", digits: 3, perUnit: 0.01, isLeast: false, flag: "--max-drop",
-    ends: () => [0, niceTop(Math.max(3 * data.study.maxDrop, Math.min(data.edge ?? Infinity, most(c => c.drop[0])), 0.005))]},
-  {wish: "maxLatency", title: "Largest latency", unit: "ms", digits: 4, perUnit: 1, isLeast: false, flag: "--max-latency-ms",
-    ends: () => [least(c => c.latency[0]), most(c => c.latency[0])]},
-  {wish: "maxSize", title: "Largest size", unit: "kB", digits: 1, perUnit: 1000, isLeast: false, flag: "--max-size-bytes",
-    ends: () => [least(c => c.size), most(c => c.size)]},
-  {wish: "targetSpeedup", title: "Least speed-up", unit: "x", digits: 2, perUnit: 1, isLeast: true, flag: "--target-speedup",
-    ends: () => [0, most(c => c.speedup[0])]},
+  {
+    wish: "maxDrop", title: "Floor: largest drop", unit: "points", perUnit: 0.01, digits: 3, isLeast: false,
+    flag: "--max-drop", ends: () => [0, floorTop()],
+  },
+  {
+    wish: "maxLatency", title: "Largest latency", unit: "ms", perUnit: 1, digits: 4, isLeast: false,
+    flag: "--max-latency-ms", ends: () => rangeOf(data.candidates.map(c => c.latency[0])),
+  },
+  {
+    wish: "maxSize", title: "Largest size", unit: "kB", perUnit: 1000, digits: 1, isLeast: false,
+    flag: "--max-size-bytes", ends: () => rangeOf(data.candidates.map(c => c.size)),
+  },
+  {
+    wish: "targetSpeedup", title: "Least speed-up", unit: "x", perUnit: 1, digits: 2, isLeast: true,
+    flag: "--target-speedup", ends: () => [0, rangeOf(data.candidates.map(c => c.speedup[0]))[1]],
+  },
 ];
 
-function least(value) {
-  return data.candidates.reduce((found, c) => Math.min(found, value(c)), Infinity);
-}
-
-function most(value) {
-  return data.candidates.reduce((found, c) => Math.max(found, value(c)), -Infinity);
-}
-
-function niceTop(value) {
-  const power = 10 ** Math.floor(Math.log10(value));
-  return Number((Math.ceil(value / power - 1e-9) * power).toPrecision(6));
+// A round number above the drops that the picture shows, and above three times the floor.
+function floorTop() {
+  const [, largest] = rangeOf(data.candidates.map(c => c.drop[0]));
+  const top = Math.max(3 * data.study.maxDrop, Math.min(data.edge ?? Infinity, largest), 0.005);
+  const power = 10 ** Math.floor(Math.log10(top));
+  return Number((Math.ceil(top / power - 1e-9) * power).toPrecision(6));
 }
 
 // The wish at a place of the slider; its loose end means no wish, but for the floor, which a study always has.
 function wishAt(limit, place) {
   if (limit.wish !== "maxDrop" && place === (limit.isLeast ? 0 : STEPS)) return null;
-  const [low, high] = limit.ends(), value = low + (high - low) * place / STEPS;
-  return rounded(limit, limit.isLeast ? Math.floor(value * 100) / 100 : value);
+  const [low, high] = limit.ends();
+  return rounded(limit, low + (high - low) * place / STEPS);
 }
 
-// As many digits as the field shows, upwards for upper limits so that the slider's lowest place allows somebody.
+// To the digits of the field, towards the loose side, so that the strict end of a slider still allows somebody.
 function rounded(limit, value) {
-  const step = limit.perUnit / 10 ** limit.digits, shares = value / step;
-  const whole = limit.isLeast || limit.wish === "maxDrop" ? Math.round(shares) : Math.ceil(shares - 1e-9);
+  const step = limit.perUnit / 10 ** limit.digits, n = value / step;
+  const whole = limit.wish === "maxDrop" ? Math.round(n) : limit.isLeast ? Math.floor(n + 1e-9) : Math.ceil(n - 1e-9);
   return Number((whole * step).toPrecision(10));
 }
 
@@ -53,8 +57,14 @@ function drawLimits() {
 
 function limitRow(limit) {
   const id = `limit-${limit.wish}`, wish = state.wishes[limit.wish];
-  const field = h("input", {type: "number", id: `${id}-value`, min: 0, step: "any", placeholder: "no limit", value: fieldText(limit, wish), "aria-label": `${limit.title}, ${limit.unit}`});
-  const slider = h("input", {type: "range", id, min: 0, max: STEPS, step: 1, value: placeOf(limit, wish), "aria-valuetext": wishText(limit, wish)});
+  const slider = h("input", {
+    type: "range", id, min: 0, max: STEPS, step: 1, value: placeOf(limit, wish),
+    "aria-valuetext": wishText(limit, wish),
+  });
+  const field = h("input", {
+    type: "number", id: `${id}-value`, min: 0, step: "any", placeholder: "no limit", value: fieldText(limit, wish),
+    "aria-label": `${limit.title}, ${limit.unit}`,
+  });
   slider.addEventListener("input", () => {
     const value = wishAt(limit, Number(slider.value));
     field.value = fieldText(limit, value);
@@ -62,13 +72,21 @@ function limitRow(limit) {
     wishFor({[limit.wish]: value});
   });
   field.addEventListener("input", () => {
-    const value = field.value === "" ? null : Number(field.value) * limit.perUnit;
-    if (value !== null && !(value > 0 || (value === 0 && limit.wish === "maxDrop"))) return;
-    const wish = value === null && limit.wish === "maxDrop" ? data.study.maxDrop : value;
-    slider.value = placeOf(limit, wish);
-    wishFor({[limit.wish]: wish === null ? null : Number(wish.toPrecision(10))});
+    const value = typed(limit, field.value);
+    if (value === undefined) return;
+    slider.value = placeOf(limit, value);
+    wishFor({[limit.wish]: value});
   });
-  return h("div", {class: "limit-row"}, h("label", {for: id}, limit.title), slider, h("span", {class: "field"}, field, h("span", {class: "unit"}, limit.unit)));
+  const unit = h("span", {class: "unit"}, limit.unit), label = h("label", {for: id}, limit.title);
+  return h("div", {class: "limit-row"}, label, slider, h("span", {class: "field"}, field, unit));
+}
+
+// The wish that a text means; an empty one means none, or the floor of the study. Undefined for what cannot be wished.
+function typed(limit, text) {
+  const isFloor = limit.wish === "maxDrop";
+  if (text === "") return isFloor ? data.study.maxDrop : null;
+  const value = Number((Number(text) * limit.perUnit).toPrecision(10));
+  return value > 0 || (isFloor && value === 0) ? value : undefined;
 }
 
 function fieldText(limit, wish) {
@@ -81,17 +99,17 @@ function wishText(limit, wish) {
 
 // The command that makes the choice of the sliders real.
 function chooseCommand() {
-  const asked = LIMITS.filter(limit => state.wishes[limit.wish] !== null);
-  const flags = asked.map(limit => `${limit.flag} ${limit.wish === "maxSize" ? Math.floor(state.wishes.maxSize) : state.wishes[limit.wish]}`);
-  return ["autocompress choose", studyFolder(), ...flags].join(" ");
+  const {wishes} = state, asked = LIMITS.filter(limit => wishes[limit.wish] !== null);
+  const text = ({wish}) => (wish === "maxSize" ? Math.floor(wishes[wish]) : wishes[wish]);
+  return ["autocompress choose", studyFolder(), ...asked.map(limit => `${limit.flag} ${text(limit)}`)].join(" ");
 }
 
 function drawChoice() {
-  const {candidate: c, meets, reason} = state.choice, name = c.shown || c.digest;
+  const {candidate: c, meets, reason} = state.choice;
   const verdict = meets ? "✓ keeps every limit" : "✗ no candidate keeps every limit; this one comes nearest";
   byId("choice").replaceChildren(
     h("p", {class: "label"}, c.chosen ? "With these limits: the model that is in chosen/" : "With these limits"),
-    h("p", {class: "picked"}, h("button", {type: "button", class: "open", onclick: () => select(c)}, name)),
+    h("p", {class: "picked"}, h("button", {type: "button", class: "open", onclick: () => select(c)}, shortName(c))),
     h("p", {class: meets ? "good" : "bad"}, verdict),
     h("p", {}, `${c.cells.speedup} · drop ${c.cells.drop} points · ${c.cells.size} kB`),
     h("p", {class: "note"}, `${reason[0].toUpperCase()}${reason.slice(1)}.`),
