@@ -151,9 +151,7 @@ def _texts(record: StudyRecord, point: PlotPoint) -> dict[str, Any]:
     }
 
 
-def _layer_codes(
-    point: PlotPoint, group_of: Mapping[str, str], treatments: Coder, kernels: Coder
-) -> dict[str, list[int] | dict[str, float]]:
+def _layer_codes(point: PlotPoint, group_of: Mapping[str, str], treatments: Coder, kernels: Coder) -> dict[str, Any]:
     """Per layer the index of its treatment and of the kernel that ran; removed shares of filters by index of layer."""
     recipe, m = point.candidate.recipe, point.measurement
     in_float = set(m.float_layers)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from autocompress.explanation import ChoiceEffect, Decisions, NetLayer, UnitSensitivity
-from autocompress.graph import ModelGraph
+from autocompress.graph import Layer, ModelGraph
 from autocompress.planning.problem import Floats, Problem
 
 _DIGITS = 4  # significant ones that the record keeps: predictions are no better
@@ -17,9 +17,8 @@ def net_layers(graph: ModelGraph) -> tuple[NetLayer, ...]:
     """Every layer of a model with the channel group that its filters belong to, in the order of the model."""
     group_of = {name: group.name for group in graph.prunable for name in group.layers}
     return tuple(
-        NetLayer(name=layer.name, kind=layer.kind, n_filters=_n_filters(layer.kind, layer.weight_shape), group=group)
+        NetLayer(name=layer.name, kind=layer.kind, n_filters=_n_filters(layer), group=group_of.get(layer.name, ""))
         for layer in graph.layers
-        for group in (group_of.get(layer.name, ""),)
     )
 
 
@@ -83,10 +82,10 @@ def _effect(choice: str, values: Sequence[float]) -> ChoiceEffect:
     return ChoiceEffect(choice=choice, table_drop=table, learned_drop=learned, latency_ms=latency, size_bytes=size)
 
 
-def _n_filters(kind: str, weight_shape: tuple[int, ...]) -> int:
+def _n_filters(layer: Layer) -> int:
     """Outputs of a layer; transposed convolutions have them on the second axis of the weight."""
-    axis = 1 if "Transpose" in kind else 0
-    return weight_shape[axis] if len(weight_shape) > axis else 0
+    axis = 1 if "Transpose" in layer.kind else 0
+    return layer.weight_shape[axis] if len(layer.weight_shape) > axis else 0
 
 
 def _rounded(values: Floats) -> list[float]:

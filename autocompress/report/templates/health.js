@@ -81,7 +81,7 @@ function drawHeat(name) {
     if (j >= unit.choices.length) return h("td", {class: "none"});
     const v = value(unit[name][j]), share = Math.sqrt(Math.max(0, v) / top);
     const parts = [h("span", {class: "choice"}, unit.choices[j]), h("b", {}, plain(v, digits))];
-    return h("td", {style: `--heat: ${share.toFixed(2)}`}, parts);
+    return h("td", {style: `--share: ${share.toFixed(2)}`}, parts);
   };
   const row = unit => h("tr", {},
     h("th", {scope: "row"}, unit.unit),
