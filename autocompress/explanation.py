@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from autocompress.measurement import Finite, Interval
 
@@ -104,6 +104,74 @@ class RungCount(_Frozen):
     n_reached: Annotated[int, Field(ge=0)]
 
 
+class NetLayer(_Frozen):
+    """One layer of the model.
+
+    Attributes:
+        name: Dotted name.
+        kind: Name of its class, such as `Conv2d`.
+        n_filters: Outputs before compression, >= 0.
+        group: Name of the channel group that its filters belong to; empty where none can be pruned.
+    """
+
+    name: str
+    kind: str
+    n_filters: Annotated[int, Field(ge=0)]
+    group: str = ""
+
+
+class ChoiceEffect(_Frozen):
+    """What one choice for one unit does where all other units keep their gentlest choice; predicted.
+
+    Attributes:
+        choice: Such as `8 bits`.
+        table_drop: Accuracy drop by the damage table alone, before any candidate was measured, in units of the score.
+        learned_drop: The same with what all measured candidates taught.
+        latency_ms: Added milliseconds of one inference over the gentlest choice; below 0 it saves time.
+        size_bytes: The same for bytes of the deployed files.
+    """
+
+    choice: str
+    table_drop: Finite
+    learned_drop: Finite
+    latency_ms: Finite
+    size_bytes: Finite
+
+
+class UnitSensitivity(_Frozen):
+    """All choices of one unit, the gentlest first."""
+
+    unit: str
+    choices: tuple[ChoiceEffect, ...]
+
+
+class Decisions(_Frozen):
+    """What was decided for each unit in one candidate, and what that adds over the gentlest choice; predicted.
+
+    Everything is in the order of `Explanation.sensitivity`, for a change of that unit alone.
+
+    Attributes:
+        digest: Which candidate.
+        choices: Indices of the choices.
+        accuracy_drops: Added drops, in units of the score.
+        latencies_ms: Added milliseconds of one inference; below 0 it saves time.
+        sizes_bytes: Added bytes; below 0 it saves some.
+    """
+
+    digest: str
+    choices: tuple[Annotated[int, Field(ge=0)], ...]
+    accuracy_drops: tuple[Finite, ...]
+    latencies_ms: tuple[Finite, ...]
+    sizes_bytes: tuple[Finite, ...]
+
+    @model_validator(mode="after")
+    def _one_value_a_unit(self) -> "Decisions":
+        lengths = {len(v) for v in (self.choices, self.accuracy_drops, self.latencies_ms, self.sizes_bytes)}
+        if len(lengths) != 1:
+            raise ValueError("decisions must have one value a unit in each list, but the lists differ in length")
+        return self
+
+
 class Explanation(_Frozen):
     """Everything that a report says about why and how well.
 
@@ -113,6 +181,9 @@ class Explanation(_Frozen):
         forecasts: Every measured candidate that the units can describe, in the order of the study.
         trust: How far predictions held; None where there are no forecasts.
         rungs: From the cheapest rung to the dearest; empty where they were not counted.
+        layers: All layers in the order of the model; empty in records of older versions, and so are the next two.
+        sensitivity: What every choice of every unit does alone, in the order of the model.
+        decisions: Every measured candidate that the units can describe, in the order of the study.
     """
 
     digest: str = ""
@@ -120,3 +191,6 @@ class Explanation(_Frozen):
     forecasts: tuple[Forecast, ...] = ()
     trust: Trust | None = None
     rungs: tuple[RungCount, ...] = ()
+    layers: tuple[NetLayer, ...] = ()
+    sensitivity: tuple[UnitSensitivity, ...] = ()
+    decisions: tuple[Decisions, ...] = ()

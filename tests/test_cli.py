@@ -193,7 +193,7 @@ def test_a_floor_that_cannot_be_met_is_said_with_exit_code_0(command: Command, t
     line = ("search", f"{FILE}:only_fp32_works", "--budget", "1trial", "--out", tmp_path, "--finetune-steps", 3)
     done = command(*line)
     assert done.code == 0
-    assert "the FP32 model is chosen: no compressed model that was tried keeps the floor" in done.out
+    assert "The FP32 model is chosen: no compressed model that was tried keeps every bound" in done.out
     assert "1 candidates failed; the last because RuntimeError: no loss today" in done.out
 
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, MultipleLocator, NullFormatter
 from autocompress.cpu_probe import CpuProbe, ProbeRow, Verdict, row_baseline
 from autocompress.report.cpu_table import KIND_WORDS, QUESTIONS, compared, grouped
 from autocompress.report.svg import write_svg
-from autocompress.report.wording import shortened
+from autocompress.report.wording import shortened, threads_words
 
 # Okabe and Ito, "Color Universal Design", 2008: told apart with every common colour blindness.
 COLOURS: dict[Verdict, str] = {"faster": "#0072B2", "slower": "#D55E00", "same": "#999999", "unclear": "#DDDDDD"}
@@ -129,7 +129,7 @@ def _draw_stairs(axes: Axes, rows: Sequence[ProbeRow]) -> None:
 
 
 def _describe(figure: Figure, probe: CpuProbe, rows: Sequence[ProbeRow], height: float) -> None:
-    threads = "one thread" if probe.n_threads == 1 else f"{probe.n_threads} threads"
+    threads = threads_words(probe.n_threads)
     saturation = "8-bit products saturate" if probe.int8_saturates else "8-bit products are exact"
     where = f"{shortened(probe.cpu, 60)}, OpenVINO {probe.openvino.split('-')[0]}, {threads}, {saturation}"
     figure.text(0.02, 1 - 0.3 / height, "What this CPU rewards", fontsize=12, fontweight="bold")

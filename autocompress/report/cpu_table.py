@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autocompress.cpu_probe import CpuProbe, LayerKind, ProbeRow, Question, Verdict
-from autocompress.report.wording import printable, times
+from autocompress.report.wording import printable, threads_words, times
 
 QUESTIONS: dict[Question, str] = {
     "int8": "INT8 against FP32",
@@ -37,8 +37,7 @@ def cpu_table(probe: CpuProbe) -> Table:
 
     A `*` marks a row that was measured on a busy machine or is less exact than asked for.
     """
-    threads = "one thread" if probe.n_threads == 1 else f"{probe.n_threads} threads"
-    title = f"{printable(probe.cpu)}, OpenVINO {probe.openvino}, {threads}"
+    title = f"{printable(probe.cpu)}, OpenVINO {probe.openvino}, {threads_words(probe.n_threads)}"
     table = Table(title=title, box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     for name in ("asked", "layers", "sizes", "compared", "verdict"):
         table.add_column(name, overflow="fold")

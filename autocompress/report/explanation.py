@@ -1,12 +1,12 @@
 """The explanation of a study in words: why each unit is what it is, what was predicted, and where the time went."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autocompress.explanation import Agreement, Change, Explanation, Trust, UnitExplanation
 from autocompress.record import StudyRecord
-from autocompress.report.plot_points import lowest_drop_shown, plot_points
-from autocompress.report.wording import percent, phases, points, points_interval, printable
+from autocompress.report.plot_points import PlotPoint, lowest_drop_shown, plot_points
+from autocompress.report.wording import candidate_count, percent, phases, points, points_interval, printable
 
 UNIT_HEAD = (
     "unit",
@@ -111,7 +111,7 @@ def trust_sentences(trust: Trust, n_candidates: int) -> list[str]:
     """How well predictions agreed with what was measured, a sentence a quantity."""
     table, learned = trust.table_drop, trust.learned_drop
     return [
-        f"Accuracy drop of {_candidates(n_candidates)}, predicted by the damage table alone: {_ranked(table)}"
+        f"Accuracy drop of {candidate_count(n_candidates)}, predicted by the damage table alone: {_ranked(table)}"
         f"mean error {points(table.mean_error)} points; with what the other candidates taught: {_ranked(learned)}"
         f"mean error {points(learned.mean_error)} points.",
         f"Latency: {_ranked(trust.latency)}mean error {_rounded(trust.latency.mean_error)} of the baseline's.",
@@ -158,13 +158,17 @@ def shown_forecasts(record: StudyRecord) -> list[ShownForecast]:
     ]
 
 
-def drop_limits(record: StudyRecord) -> tuple[float, float]:
+def drop_limits(record: StudyRecord, front: Sequence[PlotPoint] | None = None) -> tuple[float, float]:
     """Both ends of the axes of the drop, in points; what lies beyond is pinned to the upper one.
 
     The upper end is that of the picture of the front, so that broken candidates don't flatten all others.
+
+    Args:
+        record: The study.
+        front: Its `plot_points`, where they are known already.
     """
     measured = [f.drop for f in shown_forecasts(record)]
-    edge = lowest_drop_shown(plot_points(record), record.study.max_drop)
+    edge = lowest_drop_shown(plot_points(record) if front is None else front, record.study.max_drop)
     high = edge if edge is not None else EDGE_MARGIN * max([100 * record.study.max_drop, 0.1, *measured])
     return min([0.0, *measured]) - 0.05 * high, high
 
@@ -230,7 +234,3 @@ def _ranked(agreement: Agreement) -> str:
 def _rounded(fraction: float) -> str:
     """In percent; less than half of a hundredth of a percent is nothing."""
     return percent(round(fraction, 4))
-
-
-def _candidates(n: int) -> str:
-    return f"{n} candidate" if n == 1 else f"{n} candidates"

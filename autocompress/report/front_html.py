@@ -1,50 +1,54 @@
 """The front as a page to explore: self-contained, opens offline, asks the network for nothing."""
 
+import base64
+import hashlib
 import json
-from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
-from autocompress.pareto import Candidate
 from autocompress.record import StudyRecord, write_atomically
 from autocompress.report.explanation import (
     FORECAST_NOTE,
     GROUP_COLOURS,
-    UNIT_HEAD,
-    UNIT_NOTE,
     grouped_seconds,
-    is_for_the_chosen,
     rung_sentence,
     trust_sentences,
-    unit_rows,
 )
-from autocompress.report.explanation_plotly import forecast_figure
-from autocompress.report.front_plotly import figure
 from autocompress.report.headline import floor_sentence, headline
-from autocompress.report.plot_points import PlotPoint, plot_points, with_zipped_sizes
-from autocompress.report.training_plotly import training_figure
-from autocompress.report.training_svg import TRAINING_NOTE
-from autocompress.report.trainings import failure_sentence, training_line
-from autocompress.report.wording import kilobytes, phases, points_interval, recipe_brief, recipe_lines, times, zipped
-
-ZIPPED_SIZE = "zipped size, kB"
-HEAD = (
-    "name",
-    "front",
-    "rung",
-    "speed-up",
-    "latency, ms",
-    "drop, points",
-    "score",
-    "size, kB",
-    ZIPPED_SIZE,
-    "MACs",
-    "recipe",
+from autocompress.report.health import failure_groups
+from autocompress.report.page_data import page_data
+from autocompress.report.story import (
+    floor_cost_sentence,
+    int8_sentence,
+    search_sentence,
+    time_sentence,
+    undecided_sentences,
 )
+from autocompress.report.wording import phases, printable
+
+_TEMPLATES = files("autocompress.report") / "templates"
+SCRIPTS = (  # in the order in which they run
+    "elements.js",
+    "choice.js",
+    "state.js",
+    "axes.js",
+    "front.js",
+    "front_marks.js",
+    "front_events.js",
+    "strip.js",
+    "panel.js",
+    "decisions.js",
+    "training.js",
+    "table.js",
+    "limits.js",
+    "health.js",
+    "main.js",
+)
+STYLES = ("front.css", "print.css")
 
 
 def write_front_html(record: StudyRecord, path: Path) -> None:
@@ -70,79 +74,63 @@ def script_json(value: Any) -> Markup:
     >>> script_json("</script>")
     Markup('"\\u003c/script\\u003e"')
     """
-    text = json.dumps(value, sort_keys=True, allow_nan=False)
+    text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def _content(record: StudyRecord) -> dict[str, Any]:
     result, place = headline(record)
-    training = training_figure(record)
+    explanation = record.explanation
+    trust = explanation.trust if explanation else None
+    script, data = _joined(SCRIPTS), page_data(record)
     return {
         "record": record,
         "result": result,
         "place": place,
         "floor": floor_sentence(record),
-        "figure": script_json(figure(record)),
-        "training": script_json(training) if training else None,
-        "training_note": TRAINING_NOTE,
-        "plotly_js": Markup(get_plotlyjs()),
-        "head": HEAD if with_zipped_sizes(record) else [title for title in HEAD if title != ZIPPED_SIZE],
-        "rows": _rows(record),
-        "failed": [(c.name, c.rung, failure_sentence(c)) for c in record.candidates if c.failure is not None],
-        "phases": phases(record.seconds) if record.seconds else [],
-    } | _explanation(record)
-
-
-def _explanation(record: StudyRecord) -> dict[str, Any]:
-    """Names of the template that stand for nothing in a record without an explanation."""
-    explanation, forecasts = record.explanation, forecast_figure(record)
-    trust = explanation.trust if explanation else None
-    return {
-        "unit_head": UNIT_HEAD,
-        "unit_note": UNIT_NOTE,
-        "units": unit_rows(explanation) if explanation and is_for_the_chosen(record) else [],
-        "forecasts": script_json(forecasts) if forecasts else None,
-        "forecast_note": FORECAST_NOTE,
-        "groups": [(g, GROUP_COLOURS[g.name]) for g in grouped_seconds(record.seconds)] if explanation else [],
-        "rungs": rung_sentence(record),
+        "story": _story(record),
+        "failed": failure_groups(record),
         "trust": trust_sentences(trust, len(explanation.forecasts)) if explanation and trust else [],
+        "forecasts": data["forecasts"] is not None,
+        "forecast_note": FORECAST_NOTE,
+        "has_sensitivity": bool(explanation and explanation.sensitivity),
+        "phases": phases(record.seconds) if record.seconds else [],
+        "groups": [(g, GROUP_COLOURS[g.name]) for g in grouped_seconds(record.seconds)],
+        "rungs": rung_sentence(record),
+        "environment": _environment(record),
+        "data": script_json(data),
+        "style": Markup(_joined(STYLES)),
+        "script": Markup(script),
+        "script_hash": Markup(_hash_of(script)),
     }
 
 
-def _rows(record: StudyRecord) -> list[dict[str, Any]]:
-    with_zipped = with_zipped_sizes(record)
-    shown: Sequence[PlotPoint] = sorted(plot_points(record), key=lambda p: (not p.on_front, -p.speedup))
-    return [
-        {
-            "cells": _cells(p, with_zipped),
-            "brief": recipe_brief(p.candidate.recipe),
-            "recipe": [*recipe_lines(p.candidate.recipe, record.study.n_layers), *_training(record, p.candidate)],
-            "classes": _classes(p),
-        }
-        for p in shown
+def _story(record: StudyRecord) -> list[tuple[str, str]]:
+    """The story in numbers as titles and texts, without what a record does not tell."""
+    parts = [
+        ("Plain INT8", int8_sentence(record)),
+        ("What can't be told apart", " ".join(undecided_sentences(record))),
+        ("What the floor cost", floor_cost_sentence(record).removeprefix("What the floor cost: ")),
+        ("Where the time went", " ".join(s for s in (time_sentence(record), search_sentence(record)) if s)),
     ]
+    return [(title, text[0].upper() + text[1:]) for title, text in parts if text]
 
 
-def _training(record: StudyRecord, candidate: Candidate) -> list[str]:
-    return [f"trained {training_line(record, candidate.training)}"] if candidate.training else []
+def _joined(names: tuple[str, ...]) -> str:
+    return "\n".join((_TEMPLATES / name).read_text(encoding="utf-8") for name in names)
 
 
-def _cells(point: PlotPoint, with_zipped: bool) -> list[str]:
-    m = point.measurement
-    return [
-        point.candidate.name + (", chosen" if point.is_chosen else ""),
-        "yes" if point.on_front else "no",
-        point.candidate.rung,
-        times(m.speedup),
-        f"{m.latency_ms:.3f}",
-        points_interval(m.accuracy_drop),
-        f"{m.accuracy:.4f}",
-        kilobytes(m.size_bytes),
-        *([zipped(m.zipped_bytes)] if with_zipped else []),
-        f"{m.macs:,}",
-    ]
+def _hash_of(script: str) -> str:
+    """By which the page's policy knows its one script, so that the browser runs no other."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _classes(point: PlotPoint) -> str:
-    marks = {"front": point.on_front, "chosen": point.is_chosen}
-    return " ".join(name for name, holds in marks.items() if holds)
+def _environment(record: StudyRecord) -> str:
+    where, study = record.environment, record.study
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(where.versions.items()))
+    saturates = "saturates" if where.int8_saturates else "does not saturate"
+    return printable(
+        f"{where.cpu}: {where.n_cores} cores usable, {', '.join(where.capabilities)}, 8-bit times 8-bit {saturates}. "
+        f"{versions}. Search: space {study.space}, {study.n_parameters} parameters, sampler {study.sampler}, "
+        f"seed {study.seed}. Made by autocompress."
+    )

@@ -12,7 +12,7 @@ from autocompress.record import StudyRecord
 from autocompress.report.labels import Box, place_names
 from autocompress.report.plot_points import KINDS, Kind, PlotPoint, lowest_drop_shown, plot_points, staircase
 from autocompress.report.svg import write_svg
-from autocompress.report.wording import kilobytes, points, shortened
+from autocompress.report.wording import kilobytes, points, shortened, threads_words
 
 MARKERS: dict[Kind, str] = {"baseline": "D", "anchor": "s", "candidate": "o"}
 # Okabe and Ito, "Color Universal Design", 2008: told apart with every common colour blindness.
@@ -117,7 +117,7 @@ def _draw_floor(axes: Axes, max_drop: float) -> Box:
 def _describe(figure: Figure, axes: Axes, record: StudyRecord) -> None:
     study, where = record.study, record.environment
     baseline = record.baseline.measurement
-    threads = "one thread" if where.inference_threads == 1 else f"{where.inference_threads} threads"
+    threads = threads_words(where.inference_threads)
     samples = f"{baseline.n_samples} validation samples" if baseline else "validation samples"
     title = f"{shortened(study.task, 40)}: speed and {shortened(study.score, 16)} after compression"
     figure.text(0.075, 0.962, title, fontsize=12, fontweight="bold")

@@ -3,7 +3,9 @@
 from autocompress.measurement import Interval, Measurement
 from autocompress.pareto import Candidate
 from autocompress.record import Chosen, StudyRecord
-from autocompress.report.wording import points, points_interval, printable, times
+from autocompress.report.wording import candidate_count, points, points_interval, printable, threads_words, times
+
+FP32_CHOSEN = "The FP32 model is chosen: no compressed model that was tried keeps every bound and is faster"
 
 
 def headline(record: StudyRecord) -> tuple[str, str]:
@@ -11,7 +13,7 @@ def headline(record: StudyRecord) -> tuple[str, str]:
 
     Returns:
         Such as `3.41x [3.39, 3.44] faster than FP32, accuracy 0.30 points lower [-0.10, 0.80] on 5000 test samples,
-        5.1x smaller` and `CPU X, 1 thread, OpenVINO 2026.0`.
+        5.1x smaller` and `CPU X, one thread, OpenVINO 2026.0`.
 
     Raises:
         StudyError: The chosen candidate is not in the record.
@@ -36,13 +38,27 @@ def floor_sentence(record: StudyRecord) -> str:
 def _result(record: StudyRecord) -> str:
     n_failed = sum(c.measurement is None for c in record.candidates)
     if record.chosen is None:
-        return f"Nothing is chosen yet: {len(record.candidates) - n_failed} candidates measured, {n_failed} failed"
+        return (
+            f"Nothing is chosen yet: {candidate_count(len(record.candidates) - n_failed)} measured, {n_failed} failed"
+        )
     candidate = record.candidate(record.chosen.digest)
     measured = record.chosen.test or candidate.measurement
     if measured is None:
         return f"The chosen candidate {candidate.digest} was not measured: {printable(candidate.failure or '')}"
-    split = "test" if record.chosen.test else "validation"
-    return f"{_speed(measured)}, {_accuracy(record, measured, split)}{_size(record.baseline, measured)}"
+    if candidate.recipe.is_identity:
+        return FP32_CHOSEN
+    return result_words(record, measured, "test" if record.chosen.test else "validation")
+
+
+def result_words(record: StudyRecord, m: Measurement, split: str) -> str:
+    """Speed, score and size of one model against FP32, as in `headline`; plain text.
+
+    Args:
+        record: Whose baseline and score.
+        m: Of the model.
+        split: Whose samples the score is from, such as `test`.
+    """
+    return f"{_speed(m)}, {_accuracy(record, m, split)}{_size(record.baseline, m)}"
 
 
 def _speed(m: Measurement) -> str:
@@ -70,7 +86,7 @@ def _size(baseline: Candidate, m: Measurement) -> str:
 
 def _place(record: StudyRecord) -> str:
     where = record.environment
-    threads = "1 thread" if where.inference_threads == 1 else f"{where.inference_threads} threads"
+    threads = threads_words(where.inference_threads)
     return f"{printable(where.cpu)}, {threads}, OpenVINO {printable(where.versions.get('openvino', 'unknown'))}"
 
 

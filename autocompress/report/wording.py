@@ -75,6 +75,27 @@ def zipped(n_bytes: int | None) -> str:
     return "" if n_bytes is None else kilobytes(n_bytes)
 
 
+def candidate_count(n: int) -> str:
+    """`1 candidate`, `2 candidates`."""
+    return f"{n} candidate" if n == 1 else f"{n} candidates"
+
+
+def threads_words(n_threads: int) -> str:
+    """`one thread`, or how many."""
+    return "one thread" if n_threads == 1 else f"{n_threads} threads"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit in which they are read most easily: seconds, minutes or hours.
+
+    >>> duration(8.26), duration(95), duration(582), duration(9000)
+    ('8.3 s', '95 s', '9.7 min', '2.5 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def percent(fraction: float) -> str:
     """A fraction in percent, three digits at most.
 

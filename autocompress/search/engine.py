@@ -20,6 +20,7 @@ from autocompress.search.cost_models import cost_models
 from autocompress.search.damage import damage_table
 from autocompress.search.damage_file import Damage
 from autocompress.search.damage_table import drop_per_divergence, linked_damage
+from autocompress.search.decisions import net_layers
 from autocompress.search.explain import explain
 from autocompress.search.identity import Configuration
 from autocompress.search.long_rung import LONG
@@ -70,7 +71,7 @@ class Engine:
         report: Callable[[str], None],
     ) -> None:
         self._configuration, self._worker, self._report = configuration, worker, report
-        self._whole = plan_space(bound, graph)
+        self._whole, self._layers = plan_space(bound, graph), net_layers(graph)
         self.space: PlanSpace = self._whole
         self.findings: list[str] = []
         self._seconds: dict[str, float] = {}
@@ -247,6 +248,7 @@ class Engine:
             baseline_bytes=baseline.size_bytes,
             measured=rows,
             rungs=_rungs(candidates),
+            layers=self._layers,
         )
 
 

@@ -7,9 +7,19 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from autocompress.errors import StudyError
-from autocompress.explanation import Agreement, Change, Explanation, Forecast, RungCount, Trust, UnitExplanation
+from autocompress.explanation import (
+    Agreement,
+    Change,
+    Explanation,
+    Forecast,
+    NetLayer,
+    RungCount,
+    Trust,
+    UnitExplanation,
+)
 from autocompress.measurement import Interval
 from autocompress.planning.problem import Floats, Problem, Unit, sum_of
+from autocompress.search.decisions import decisions_of, sensitivity_of
 
 N_DRAWS = 400
 SMALLEST_SHARE = 1e-4  # of the baseline; less time or size than this is no difference
@@ -65,6 +75,7 @@ def explain(
     baseline_bytes: float,
     measured: Sequence[tuple[str, Sequence[int], float, float, float]] = (),
     rungs: Mapping[str, int] | None = None,
+    layers: Sequence[NetLayer] = (),
     seed: int = 0,
 ) -> Explanation:
     """Explain the chosen plan unit by unit, and compare predictions with measurements.
@@ -81,6 +92,7 @@ def explain(
         measured: As `Measured`: digest, plan, drop in units of the score, latency and size as shares; these are what
             `correction` observed, in the same order.
         rungs: How many candidates reached each rung, from the cheapest rung to the dearest.
+        layers: All layers in the order of the model.
         seed: Of the draws.
 
     Raises:
@@ -96,6 +108,9 @@ def explain(
         forecasts=forecasts,
         trust=_trust(forecasts) if forecasts else None,
         rungs=tuple(RungCount(rung=name, n_reached=n) for name, n in (rungs or {}).items()),
+        layers=tuple(layers),
+        sensitivity=sensitivity_of(problem, correction.tables(), baseline),
+        decisions=decisions_of(problem, correction.tables(), [(row.digest, row.plan) for row in rows], baseline),
     )
 
 

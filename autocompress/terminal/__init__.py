@@ -1,6 +1,7 @@
 """What the command line shows: the live view of a search, tables and summaries."""
 
-from autocompress.terminal.comparison import print_comparison, print_throughput, threads_words
+from autocompress.report.wording import threads_words
+from autocompress.terminal.comparison import print_comparison, print_throughput
 from autocompress.terminal.explanation import print_explanation
 from autocompress.terminal.live import SearchView, TrainingLine, sparkline
 from autocompress.terminal.models import gains, layer_bars, print_environment, print_graph, print_spaces

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from autocompress.latency import FINALIST, LatencySettings, PairedLatency, relative_half_width, verdict
 from autocompress.measurement import LatencyCheck, Speedup
-from autocompress.report.wording import percent
+from autocompress.report.wording import percent, threads_words
 
 _NARROW = 0.02
 
@@ -77,11 +77,6 @@ def _times(s: Speedup) -> str:
     """
     digits = 3 if s.high - s.low < _NARROW else 2
     return f"{s.value:.{digits}f}x [{s.low:.{digits}f}, {s.high:.{digits}f}]"
-
-
-def threads_words(n_threads: int) -> str:
-    """`one thread`, or how many."""
-    return "one thread" if n_threads == 1 else f"{n_threads} threads"
 
 
 def _noise_words(check: LatencyCheck) -> str:

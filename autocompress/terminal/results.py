@@ -14,12 +14,12 @@ from autocompress.recipe import Recipe
 from autocompress.record import StudyRecord
 from autocompress.report import statistics_table
 from autocompress.report.finalists import alike_sentences
+from autocompress.report.headline import FP32_CHOSEN
 from autocompress.report.trainings import failure_sentence, incidents
-from autocompress.report.wording import kilobytes, points_interval, recipe_brief, times, zipped
+from autocompress.report.wording import kilobytes, points_interval, recipe_brief, threads_words, times, zipped
 from autocompress.search.context import EvaluationContext
 from autocompress.search.single import Claim
 from autocompress.task import Task
-from autocompress.terminal.comparison import threads_words
 from autocompress.terminal.explanation import print_explanation
 
 
@@ -48,7 +48,7 @@ def print_summary(console: Console, record: StudyRecord, folder: Path) -> None:
         console.print(f"\n[bold]chosen: {candidate.name}[/bold]", highlight=False)
         print_measurement(console, m, where, folder / "chosen", record.environment.inference_threads)
     if candidate.recipe.is_identity:
-        console.print("the FP32 model is chosen: no compressed model that was tried keeps the floor and is faster")
+        console.print(FP32_CHOSEN)
     elif not chosen.meets_wishes:
         console.print(f"the floor is not met: {chosen.reason}", markup=False)
     print_explanation(console, record)

@@ -7,7 +7,19 @@ from typing import Any
 
 import pytest
 
-from autocompress.explanation import Agreement, Change, Explanation, Forecast, RungCount, Trust, UnitExplanation
+from autocompress.explanation import (
+    Agreement,
+    Change,
+    ChoiceEffect,
+    Decisions,
+    Explanation,
+    Forecast,
+    NetLayer,
+    RungCount,
+    Trust,
+    UnitExplanation,
+    UnitSensitivity,
+)
 from autocompress.measurement import CoursePoint, Environment, Interval, Measurement, Speedup, TrainingSummary
 from autocompress.pareto import Candidate
 from autocompress.recipe import LayerRecipe, Recipe
@@ -167,6 +179,38 @@ def explanation_of(study: StudyRecord) -> Explanation:
         forecasts=tuple(forecasts),
         trust=Trust(table_drop=fair, learned_drop=good, latency=good, size=good),
         rungs=(RungCount(rung="predicted", n_reached=3200), RungCount(rung="short", n_reached=24)),
+        layers=tuple(NetLayer(name=name, kind="Conv2d", n_filters=64, group=name.split(".")[0]) for name in LAYERS),
+        sensitivity=tuple(sensitivity(name, 0.001 * (i + 1)) for i, name in enumerate(LAYERS)),
+        decisions=tuple(decisions(digest, [i % 3 for i in range(len(LAYERS))]) for digest, _ in measured),
+    )
+
+
+def sensitivity(unit: str, damage: float) -> UnitSensitivity:
+    """Three choices of a unit; `damage` is the drop at 4 bits, in units of the score."""
+    effects = [("float", 0.0, 0.0), ("8 bits", 0.1, -0.1), ("4 bits", 1.0, -0.1)]
+    return UnitSensitivity(
+        unit=unit,
+        choices=tuple(
+            ChoiceEffect(
+                choice=choice,
+                table_drop=1.5 * damage * share,
+                learned_drop=damage * share,
+                latency_ms=ms,
+                size_bytes=-1e4 * i,
+            )
+            for i, (choice, share, ms) in enumerate(effects)
+        ),
+    )
+
+
+def decisions(digest: str, choices: list[int]) -> Decisions:
+    """What each choice of `sensitivity` gains and costs."""
+    return Decisions(
+        digest=digest,
+        choices=tuple(choices),
+        accuracy_drops=tuple(0.0005 * j for j in choices),
+        latencies_ms=tuple(-0.05 * j for j in choices),
+        sizes_bytes=tuple(-10_000.0 * j for j in choices),
     )
 
 

@@ -5,7 +5,6 @@ from io import StringIO
 from xml.etree import ElementTree
 
 import matplotlib as mpl
-import plotly.graph_objects as go
 import pytest
 from rich.console import Console
 
@@ -25,7 +24,7 @@ from autocompress.report.explanation import (
     trust_sentences,
     unit_rows,
 )
-from autocompress.report.explanation_plotly import forecast_figure
+from autocompress.report.page_data import page_data
 from autocompress.report.svg import STYLE
 from autocompress.terminal.explanation import print_explanation
 
@@ -189,14 +188,14 @@ def test_the_document_shows_table_pictures_and_agreement(explained, tmp_path):
 
 def test_the_page_shows_table_picture_and_bar(explained, tmp_path):
     text = text_of(explained, tmp_path / "front.html", write_front_html)
-    assert "<td>layer2.0.down</td><td>8 bits</td><td>0.20 [0.10, 0.30]</td><td>0.200 ms, 20.0 kB</td>" in text
-    bar = re.search(r'<div class="bar">(.*?)</div>', text).group(1)
+    assert '["layer2.0.down","8 bits","0.20 [0.10, 0.30]","0.200 ms, 20.0 kB"' in text
+    bar = re.search(r'<div class="share" aria-hidden="true">(.*?)</div>', text).group(1)
     assert re.findall(r"width: ([\d.]+)%; background: (#\w+)", bar) == [
         ("66.667", GROUP_COLOURS["training"]),
         ("29.000", GROUP_COLOURS["measuring"]),
         ("4.333", GROUP_COLOURS["other"]),
     ]
-    assert 'Plotly.newPlot("forecasts"' in text and text.count("forecasts-figure") == 2
+    assert 'id="forecast-drop"' in text and 'id="forecast-latency"' in text
 
 
 def test_units_of_a_model_that_is_no_longer_chosen_are_not_shown(explained, tmp_path):
@@ -215,12 +214,10 @@ def test_names_of_the_user_cannot_break_out(explained, tmp_path):
     )
     evil = changed(explained, units=(unit,)).model_copy(update={"candidates": candidates})
     page = text_of(evil, tmp_path / "front.html", write_front_html)
-    assert "<img src=x" not in page and "<td>&lt;/script&gt;&lt;img" in page
+    assert "<img src=x" not in page and "\\u003c/script\\u003e\\u003cimg" in page
     document = text_of(evil, tmp_path / "report.md", write_report_md)
     rows = document.split("## Why each unit is what it is\n")[1].strip().split("\n\n")[0].splitlines()
     assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [11, 11, 11] and "<img" not in document
-    hovers = "".join(h for t in forecast_figure(evil)["data"] for h in t.get("hovertext", []))
-    assert "<img" not in hovers and "&lt;img" in hovers
     assert "</script>" in terminal_of(evil, width=300)
 
 
@@ -263,7 +260,6 @@ def test_what_is_far_off_is_pinned_to_the_edge_and_counted(explained):
     figure = figure_of(far)
     assert offsets(figure.axes[0])[1] == (pytest.approx((0.3, edge)),)
     assert "beyond the edge (1)" in [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
-    assert forecast_figure(far)["layout"]["annotations"][0]["text"].startswith("△ beyond the edge: 1;")
 
 
 def test_the_baseline_is_not_among_the_points(explained):
@@ -277,18 +273,13 @@ def test_only_the_baseline_measured_is_no_picture_and_no_failure(explained, tmp_
     svg.write_explanation_svg(only, tmp_path / "explanation.svg")
     assert not (tmp_path / "explanation.svg").exists()
     assert "explanation.svg" not in text_of(only, tmp_path / "report.md", write_report_md)
-    assert forecast_figure(only) is None
+    assert page_data(only)["forecasts"] is None
 
 
 def test_one_candidate_is_a_picture(explained):
     alone = changed(explained, forecasts=one_forecast(explained).explanation.forecasts[:1])
     low, high = figure_of(alone).axes[1].get_xlim()
     assert low < 40 and high > 50
-
-
-def test_plotly_knows_every_setting(explained):
-    content = forecast_figure(explained)
-    go.Figure(data=content["data"], layout=content["layout"])
 
 
 def test_pictures_are_valid_svg_even_of_odd_names(explained, tmp_path):

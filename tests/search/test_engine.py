@@ -87,6 +87,9 @@ def test_the_choice_is_explained_even_where_no_plan_would_want_it(ready: Engine)
     for c in found[1:]:
         explained = ready.explanation(found, c.digest, drops)
         assert explained and explained.digest == c.digest and explained.units
+        assert [layer.name for layer in explained.layers] == [layer.name for layer in tiny_graph().layers]
+        assert [unit.unit for unit in explained.sensitivity] == [unit.unit for unit in explained.units]
+        assert [d.digest for d in explained.decisions] == [f.digest for f in explained.forecasts]
 
 
 def test_a_failure_is_said_and_recipes_are_drawn_at_random(tmp_path: Path) -> None:
