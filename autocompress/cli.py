@@ -3,17 +3,18 @@
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from autocompress.commands import TaskArgument, Threads, cpu, measure, sensitivity
-from autocompress.errors import AutocompressError, TaskError
+from autocompress.commands import TaskArgument, Threads, cpu, measure, sensitivity, verify
+from autocompress.errors import AutocompressError, StudyError
 
 if TYPE_CHECKING:  # at run time each command imports what it needs, so that --help is quick
     from autocompress.graph import ModelGraph
     from autocompress.search.layer_costs import LayerCosts
+    from autocompress.study import Study
     from autocompress.task import Task
 
 app = typer.Typer(
@@ -87,7 +88,7 @@ def search(
     """
     start = time.monotonic()  # imports and loading the task count too
     from autocompress import terminal
-    from autocompress.search import Budget
+    from autocompress.search.budget import Budget
     from autocompress.study import create_study
     from autocompress.tasks.loading import load_task
     from autocompress.train import make_hardware
@@ -183,23 +184,70 @@ def choose(
     max_latency_ms: MaxLatency = None,
     max_size_bytes: MaxSize = None,
     target_speedup: TargetSpeedup = None,
+    digest: Annotated[
+        str | None, typer.Option(help="The candidate with this digest, or with the only one that starts so.")
+    ] = None,
+    full_finetune: Annotated[
+        bool, typer.Option("--full-finetune", help="Train it longer first; the better of before and after stays.")
+    ] = False,
+    task: Annotated[str | None, typer.Option(help="The task, where the study does not name it.")] = None,
+    device: Device = "auto",
+    devices: Devices = 1,
+    precision: Precision = "32",
 ) -> None:
-    """Choose another candidate of a finished study and put it into chosen/; no training.
+    """Choose another candidate of a study and put it into chosen/, at once: the fastest that keeps the bounds given.
 
-    For example: `autocompress choose runs/mine --max-drop 0.02 --max-latency-ms 0.5`
+    It is then confirmed on the test split and exported to ONNX, which takes some seconds more; Ctrl-C leaves that out.
+    Nothing is trained without `--full-finetune`. Without bounds the floor is that of the search.
+
+    For example:
+
+    `autocompress choose runs/mine --max-drop 0.02 --max-latency-ms 0.5`
+
+    `autocompress choose runs/mine --digest 634010f8 --full-finetune`
     """
+    from autocompress.search.placing import open_folder, place, wishes_for
+
+    folder, configuration = open_folder(study)
+    bounds: dict[str, Any] = {
+        "max_drop": max_drop,
+        "max_latency_ms": max_latency_ms,
+        "max_size_bytes": max_size_bytes,
+        "target_speedup": target_speedup,
+        "digest": digest,
+    }
+    reference = task or configuration.task_reference
+    if full_finetune and reference is None:
+        raise StudyError(f"{study} names no task, which a training needs; give it with --task FILE.py:FUNCTION")
+    wishes = wishes_for(folder, configuration, **bounds)
+    with folder.locked():
+        choice = place(folder, configuration, wishes)
+    place_line = f"{folder.chosen} holds {choice.candidate.name}: {choice.reason}"
+    console.print(place_line, markup=False, highlight=False, soft_wrap=True)
+
     from autocompress import terminal
+    from autocompress.train import make_hardware
+
+    hardware = make_hardware(device, devices, precision)
+    loaded, why_not = _with_task(study, reference)
+    if why_not and full_finetune:
+        raise StudyError(f"{choice.candidate.name} cannot be trained: {why_not}")
+    with terminal.ChoiceView(console) as view:
+        loaded.choose(**bounds, full_finetune=full_finetune, on_progress=view.update, hardware=hardware)
+    terminal.print_choice(console, loaded.record, folder.chosen, why_not)
+
+
+def _with_task(path: Path, reference: str | None) -> "tuple[Study, str]":
+    """The study, with its task where that is to be had; and why it is not, else an empty string."""
     from autocompress.study import load_study
     from autocompress.tasks.loading import load_task
 
-    loaded = load_study(study)
-    reference = loaded.configuration.task_reference
-    if reference is not None:
-        loaded = load_study(study, load_task(reference))
-    with console.status("choosing") as status:
-        wishes = max_drop, max_latency_ms, max_size_bytes, target_speedup
-        choice = loaded.choose(*wishes, on_progress=lambda p: status.update(p.phase))
-    terminal.print_choice(console, choice, study / "chosen")
+    if reference is None:
+        return load_study(path), "the study names no task; give it with --task FILE.py:FUNCTION"
+    try:
+        return load_study(path, load_task(reference)), ""
+    except AutocompressError as error:
+        return load_study(path), str(error)
 
 
 @app.command()
@@ -240,30 +288,8 @@ def compress(
     terminal.print_measurement(console, measurement, "test", out, threads)
 
 
-for command in (sensitivity, measure, cpu):
+for command in (sensitivity, measure, cpu, verify):
     app.command()(command)
-
-
-@app.command()
-def verify(
-    chosen: Annotated[Path, typer.Argument(help="A chosen/ folder.")],
-    task: Annotated[str | None, typer.Option(help="The task, where the manifest does not name it.")] = None,
-) -> None:
-    """Measure a chosen model again on this machine; the exit code is 1 if a claim of its manifest fails here."""
-    from autocompress import terminal
-    from autocompress.search.chosen import Manifest
-    from autocompress.search.single import verify_chosen
-    from autocompress.tasks.loading import load_task
-
-    reference = task or Manifest.read(chosen).task_reference
-    if reference is None:
-        raise TaskError(f"the manifest in {chosen} names no task; give it with --task FILE.py:FUNCTION")
-    loaded = load_task(reference)
-    with console.status("verifying") as status:
-        claims = verify_chosen(chosen, loaded, status.update)
-    terminal.print_claims(console, claims)
-    if not all(claim.holds for claim in claims):
-        raise typer.Exit(1)
 
 
 @app.command()

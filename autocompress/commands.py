@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from autocompress.errors import BudgetError
+from autocompress.errors import BudgetError, TaskError
 
 console = Console()
 
@@ -39,7 +39,7 @@ def sensitivity(
     from autocompress import terminal
     from autocompress.graph import inspect_model
     from autocompress.report.sensitivity_svg import write_sensitivity_svg
-    from autocompress.search import Budget
+    from autocompress.search.budget import Budget
     from autocompress.search.sensitivity import measure_sensitivity
     from autocompress.space import load_space
     from autocompress.tasks.loading import load_task
@@ -118,3 +118,36 @@ def cpu(
     if picture:
         write_cpu_svg(probe, picture)
         console.print(f"wrote {picture}", markup=False, highlight=False, soft_wrap=True)
+
+
+def verify(
+    chosen: Annotated[Path, typer.Argument(help="A chosen/ folder; nothing else of the study is needed.")],
+    task: Annotated[
+        str | None, typer.Option(help="The task, where the manifest does not name it or it is elsewhere here.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Inference threads; by default those of the manifest.")] = None,
+) -> None:
+    """Measure a chosen model again on this machine, and say for each claim of its manifest whether it holds.
+
+    On the same kind of machine the numbers must repeat. On another processor, OpenVINO or number of threads, and what
+    differs is said, the score and its drop must hold within their error; a smaller speed-up is then told as `not here`,
+    with both intervals, and is a failure only where the model is not faster than FP32 at all.
+
+    The exit code is 1 if a claim fails.
+
+    For example: `autocompress verify deployed/chosen --task my_task.py:task`
+    """
+    from autocompress import terminal
+    from autocompress.search.chosen import Manifest
+    from autocompress.search.verification import verify_chosen
+    from autocompress.tasks.loading import find_task, load_task
+
+    reference = task or Manifest.read(chosen).task_reference
+    if reference is None:
+        raise TaskError(f"the manifest in {chosen} names no task; give it with --task FILE.py:FUNCTION")
+    loaded = load_task(task) if task else find_task(reference, chosen)
+    with console.status("verifying") as status:
+        verification = verify_chosen(chosen, loaded, status.update, threads)
+    terminal.print_verification(console, verification)
+    if not verification.holds:
+        raise typer.Exit(1)

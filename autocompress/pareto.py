@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from autocompress.errors import StudyError
 from autocompress.measurement import Interval, Measurement, TrainingSummary
+from autocompress.notebook import Kind, Shown, candidate_html, front_html
 from autocompress.recipe import Recipe
 
 ObjectiveName = Literal["accuracy_drop", "latency", "size_bytes"]
@@ -65,6 +66,11 @@ class Candidate(BaseModel):
     def name(self) -> str:
         """Label and digest, or the digest alone."""
         return f"{self.label} ({self.digest})" if self.label else self.digest
+
+    def _repr_html_(self) -> str:
+        """In a notebook: its numbers with intervals, or why it failed, and its recipe."""
+        recipe = self.recipe.to_yaml()
+        return candidate_html(self.name, self.rung, self.n_steps, self.measurement, self.failure, recipe)
 
 
 def objective_intervals(candidate: Candidate, objectives: Sequence[str]) -> tuple[Interval, ...]:
@@ -172,6 +178,15 @@ class ParetoFront:
     def __len__(self) -> int:
         return len(self.candidates)
 
+    def _repr_html_(self) -> str:
+        """In a notebook: the front as a picture and as a table, fastest first."""
+        return front_html([_shown(c, c.measurement) for c in self.candidates if c.measurement])
+
+
+def _shown(candidate: Candidate, measurement: Measurement) -> Shown:
+    kind: Kind = "baseline" if candidate.recipe.is_identity else "anchor" if candidate.label else "candidate"
+    return Shown(candidate.name, measurement, kind, candidate.rung)
+
 
 def bound_of_drop(drop: Interval, n_compared: int) -> float:
     """One-sided 95 % upper bound that holds for `n_compared` candidates at once.
@@ -208,6 +223,7 @@ class Wishes:
         max_latency_ms: Largest median latency, > 0, milliseconds.
         max_size_bytes: Largest size of the deployed files, > 0, bytes.
         target_speedup: Least speed-up over the baseline, > 0.
+        digest: Of the one candidate that is wanted, whatever it breaks; None where the fastest is.
 
     Raises:
         StudyError: A value is out of range.
@@ -217,6 +233,7 @@ class Wishes:
     max_latency_ms: float | None = None
     max_size_bytes: int | None = None
     target_speedup: float | None = None
+    digest: str | None = None
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and not 0 <= self.max_drop < float("inf"):
@@ -287,11 +304,14 @@ class Choice:
 
 
 def choose(candidates: Iterable[Candidate], wishes: Wishes) -> Choice:
-    """The fastest measured candidate that keeps `wishes`, else the one that breaks them least.
+    """The fastest measured candidate that keeps `wishes`, else the one that breaks them least; or the one they name.
 
     Raises:
-        StudyError: No candidate was measured.
+        StudyError: No candidate was measured, or not the one that is named.
     """
+    candidates = list(candidates)
+    if wishes.digest is not None:
+        return _named(candidates, wishes, wishes.digest)
     measured = [(c, c.measurement) for c in candidates if c.measurement]
     if not measured:
         raise StudyError("no candidate was measured, so none can be chosen; give the search a larger budget")
@@ -303,3 +323,15 @@ def choose(candidates: Iterable[Candidate], wishes: Wishes) -> Choice:
     nearest, m = min(measured, key=lambda pair: sum(wishes.violations(pair[1], n).values()))
     broken = "; ".join(wishes.violations(m, n)) or "the bound of one with a smaller drop failed first"
     return Choice(nearest, False, f"no candidate keeps every bound; of the nearest, {broken}")
+
+
+def _named(candidates: Sequence[Candidate], wishes: Wishes, digest: str) -> Choice:
+    """The candidate with this digest, and which bounds it breaks."""
+    candidate = next((c for c in candidates if c.digest == digest), None)
+    if candidate is None:
+        raise StudyError(f"the study has no candidate {digest}; its report lists them")
+    if candidate.measurement is None:
+        raise StudyError(f"candidate {candidate.name} was not measured: {candidate.failure}; choose another one")
+    n = max(1, sum(c.measurement is not None and not c.recipe.is_identity for c in candidates))
+    broken = "; ".join(wishes.violations(candidate.measurement, n))
+    return Choice(candidate, not broken, f"named by its digest; {broken or 'it keeps every bound'}")

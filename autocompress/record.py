@@ -1,4 +1,9 @@
-"""What `candidates.json` holds: everything that a report shows, and nothing that needs torch or Optuna to read."""
+"""What `candidates.json` holds: everything that a report shows, and nothing that needs torch or Optuna to read.
+
+Its layout has a version, `format`, which goes up by one with every change, an added field included. A record of an
+older format is read and written back in the present one; a newer one is refused with the advice to upgrade.
+`candidates.schema.json` beside this file is its JSON Schema (`autocompress.schema`).
+"""
 
 import json
 import os
@@ -14,6 +19,7 @@ from autocompress.pareto import Candidate, ParetoFront
 from autocompress.recipe import first_problem
 
 FORMAT: Literal[1] = 1
+_SOME = 4
 
 
 class _Frozen(BaseModel):
@@ -99,7 +105,7 @@ class StudyRecord(_Frozen):
     """A whole study as data; every picture and table is made from it.
 
     Attributes:
-        format: Version of this layout.
+        format: Version of this layout; see the module.
         study: What was asked for.
         environment: Where it was measured.
         candidates: All that were tried, in order; the first is the FP32 baseline.
@@ -139,9 +145,12 @@ class StudyRecord(_Frozen):
             StudyError: None or several do.
         """
         found = [c for c in self.candidates if c.digest.startswith(digest)]
-        if len(found) != 1:
+        if not found:
+            raise StudyError(f"no candidate has a digest that starts with {digest!r}; give one that the report names")
+        if len(found) > 1:
+            some = ", ".join(c.name for c in found[:_SOME]) + (", …" if len(found) > _SOME else "")
             raise StudyError(
-                f"{len(found)} candidates have a digest that starts with {digest!r}; give one of the report"
+                f"{len(found)} candidates have a digest that starts with {digest!r}: {some}; give more of it"
             )
         return found[0]
 
@@ -158,16 +167,32 @@ class StudyRecord(_Frozen):
         """The record in the file at `path`.
 
         Raises:
-            StudyError: The file is missing, damaged or of another format.
+            StudyError: The file is missing, damaged or of a newer format.
         """
         try:
-            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            _refuse_newer(text, path)
+            return cls.model_validate_json(text)
         except (OSError, UnicodeDecodeError):
             raise StudyError(
                 f"{path} cannot be read; give the folder of a study, made by autocompress search"
             ) from None
         except ValidationError as error:
             raise StudyError(f"{path} is not a record of a study: {first_problem(error)}") from None
+
+
+def _refuse_newer(text: str, path: Path) -> None:
+    """Say what to do about a record of a format to come; whatever else is wrong, validation says."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return
+    found = data.get("format") if isinstance(data, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        raise StudyError(
+            f"{path} has format {found}, but this version of autocompress reads formats up to {FORMAT}: it was written "
+            "by a newer one; upgrade with pip install --upgrade autocompress"
+        )
 
 
 def write_atomically(path: Path, text: str) -> None:

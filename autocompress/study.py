@@ -1,6 +1,7 @@
 """A study: a task, a space and a folder in which the search for the best front can go on at any time."""
 
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,19 @@ import pandas
 from autocompress.errors import SearchSpaceError, StudyError
 from autocompress.graph import ModelGraph, inspect_model
 from autocompress.measure import describe_environment, known_probe
-from autocompress.pareto import DEFAULT_OBJECTIVES, Candidate, Choice, ParetoFront, Wishes, choose
+from autocompress.pareto import DEFAULT_OBJECTIVES, Candidate, Choice, ParetoFront, Wishes
 from autocompress.recipe import Recipe
 from autocompress.record import StudyInfo, StudyRecord, write_atomically
 from autocompress.report import frame, write_report
+from autocompress.report.frame import with_column_table
+from autocompress.report.notebook import record_html
 from autocompress.search.budget import Budget
+from autocompress.search.configuration import Configuration
+from autocompress.search.confirmation import Confirmation
 from autocompress.search.controller import Controller
 from autocompress.search.folder import StudyFolder
-from autocompress.search.identity import Configuration, task_identity
+from autocompress.search.identity import task_identity
+from autocompress.search.placing import open_folder, place, read_record, wishes_for
 from autocompress.search.progress import OnProgress
 from autocompress.search.samplers import SAMPLERS
 from autocompress.space import (
@@ -65,9 +71,7 @@ class Study:
         Raises:
             StudyError: Nothing was measured yet.
         """
-        if not self.folder.record.is_file():
-            raise StudyError(f"study {self.folder.path} has no results yet; run autocompress search")
-        return StudyRecord.read(self.folder.record)
+        return read_record(self.folder)
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -80,8 +84,17 @@ class Study:
         return self.record.front()
 
     def frame(self) -> pandas.DataFrame:
-        """One row a candidate; `autocompress.report.frame` documents the columns."""
+        """One row a candidate, in the order in which they were tried; measured numbers of a failed one are missing."""
         return frame(self.record)
+
+    frame.__doc__ = with_column_table(frame.__doc__)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: what was reached, all candidates as a picture, and the front as a table."""
+        try:
+            return record_html(self.record)
+        except StudyError as error:  # nothing was measured yet
+            return f"<p>{escape(str(error))}</p>"
 
     def optimize(
         self,
@@ -105,7 +118,7 @@ class Study:
             BudgetError: The budget does not parse or is too small.
             StudyError: The study was loaded without its task, is in use, or its baseline cannot be measured.
         """
-        controller = self._controller(on_progress, hardware=hardware)
+        controller = self._controller(on_progress, hardware)
         record = controller.search(Budget.parse(budget), start)
         with self.folder.mutex():
             write_report(record, self.folder.path)
@@ -117,35 +130,63 @@ class Study:
         max_latency_ms: float | None = None,
         max_size_bytes: int | None = None,
         target_speedup: float | None = None,
+        *,
+        digest: str | None = None,
+        full_finetune: bool = False,
         on_progress: OnProgress = lambda _: None,
+        hardware: Hardware | None = None,
     ) -> Choice:
         """Choose again among the candidates found, and put the choice into `chosen/`.
 
-        With the task at hand it is confirmed on the test split and exported to ONNX too.
+        It is there at once; with the task at hand it is then confirmed on the test split and exported to ONNX too, and
+        what is in `chosen/` is replaced by that, whole. Ctrl-C ends first a training, then the confirmation.
 
         Args:
             max_drop: Accuracy floor, in units of the score; the study's own where None.
             max_latency_ms: Largest latency, milliseconds.
             max_size_bytes: Largest size of the deployed files, bytes.
             target_speedup: Least speed-up over FP32.
+            digest: Of the candidate that is wanted, or how it starts; instead of bounds.
+            full_finetune: Train the chosen candidate as long as the long rung of a search with time enough does, and
+                keep the better of the model before and after; needs the task.
             on_progress: Called several times a second.
+            hardware: As for `optimize`.
+
+        Returns:
+            The choice, with its measurement as it is at the end.
 
         Raises:
-            StudyError: Nothing was measured yet, or the study is in use.
+            StudyError: Nothing was measured yet, the study is in use, no candidate or several have that digest, the
+                one that has was not measured or its files are gone, or the task is missing.
         """
-        floor = self.configuration.max_drop if max_drop is None else max_drop
-        wishes = Wishes(floor, max_latency_ms, max_size_bytes, target_speedup)
-        choice = choose(self.candidates, wishes)
+        if full_finetune and self.task is None:
+            raise StudyError("the study was loaded without its task; use load_study(out, task) for a full fine-tuning")
+        wishes = wishes_for(
+            self.folder,
+            self.configuration,
+            max_drop=max_drop,
+            max_latency_ms=max_latency_ms,
+            max_size_bytes=max_size_bytes,
+            target_speedup=target_speedup,
+            digest=digest,
+        )
         with self.folder.locked():
-            self._controller(on_progress, needs_task=False).publish(choice, wishes)
-            write_report(self.record, self.folder.path)
+            choice = place(self.folder, self.configuration, wishes)
+            try:
+                if self.task is not None and self._graph is not None:
+                    confirmation = Confirmation(
+                        self.folder, self.configuration, self.task, self._graph, on_progress, hardware or Hardware()
+                    )
+                    choice = confirmation.run(choice, wishes, full_finetune)
+            finally:
+                write_report(self.record, self.folder.path)
         return choice
 
-    def _controller(
-        self, on_progress: OnProgress, needs_task: bool = True, hardware: Hardware | None = None
-    ) -> Controller:
-        if needs_task and self.task is None:
+    def _controller(self, on_progress: OnProgress, hardware: Hardware | None) -> Controller:
+        if self.task is None or self._graph is None:
             raise StudyError("the study was loaded without its task; use load_study(out, task) to search on")
+        if self._space is None:
+            raise StudyError(f"the space of study {self.folder.path} cannot be had any more; begin a new study")
         info = StudyInfo(
             task=self.configuration.task["name"],
             score=self.configuration.task["score"],
@@ -155,8 +196,8 @@ class Study:
             objectives=self.configuration.objectives,
             sampler=self.configuration.sampler,
             seed=self.configuration.seed,
-            n_layers=len(self._graph.compressible) if self._graph else 0,
-            n_parameters=len(self._space.parameters) if self._space else 0,
+            n_layers=len(self._graph.compressible),
+            n_parameters=len(self._space.parameters),
         )
         return Controller(
             self.folder, self.configuration, info, self.task, self._graph, self._space, on_progress, hardware
@@ -269,14 +310,10 @@ def load_study(out: str | Path, task: Task | None = None) -> Study:
     Raises:
         StudyError: There is no study, or it belongs to another task.
     """
-    path = Path(out)
-    if not (path / "study.json").is_file():
-        raise StudyError(f"{path} holds no study: study.json is missing; give the folder of an autocompress search")
-    folder = StudyFolder(path)
-    known = Configuration.read(folder.configuration)
+    folder, known = open_folder(Path(out))
     if task is None:
         return Study(folder, known)
-    known.refuse_changes(known.model_copy(update={"task": task_identity(task)}), str(path))
+    known.refuse_changes(known.model_copy(update={"task": task_identity(task)}), str(folder.path))
     graph = inspect_model(task.model, task.example_input)
     return Study(folder, known, task, graph, _bind_again(known, graph))
 

@@ -18,9 +18,11 @@ LEVELS = {
     "measurement": 11,
     "task": 12,
     "cpu_probe": 12,
+    "notebook": 12,
     "explanation": 20,
     "pareto": 20,
     "record": 21,  # holds candidates of pareto
+    "schema": 22,
     "graph": 22,
     "planning": 24,  # mathematics of the search
     "latency": 25,  # light, so that the measuring process starts fast

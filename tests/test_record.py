@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from autocompress.errors import StudyError
-from autocompress.record import Chosen, StudyRecord, write_atomically
+from autocompress.record import FORMAT, Chosen, StudyRecord, write_atomically
 from autocompress.report import render
 from tests.examples import candidate, measurement, record
 
@@ -54,7 +54,8 @@ def test_a_damaged_file_is_an_error(content: bytes | None, message: str, tmp_pat
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        pytest.param({"format": 2}, "format", id="another format"),
+        pytest.param({"format": 0}, "format", id="a format that never was"),
+        pytest.param({"format": "two"}, "format", id="a format that is no number"),
         pytest.param({"surprise": 1}, "surprise", id="an unknown field"),
         pytest.param({"candidates": [{"digest": "x"}]}, "candidates.0", id="half a candidate"),
     ],
@@ -64,6 +65,38 @@ def test_a_record_of_another_kind_is_an_error(change: dict[str, object], where: 
     path.write_text(json.dumps({**json.loads(FULL.model_dump_json()), **change}))
     with pytest.raises(StudyError, match=f"is not a record of a study: {where}"):
         StudyRecord.read(path)
+
+
+def test_a_record_of_a_newer_format_says_to_upgrade(tmp_path: Path) -> None:
+    path = tmp_path / "candidates.json"
+    path.write_text(json.dumps({"format": FORMAT + 1, "what": "is yet unknown"}))
+    said = (
+        f"has format {FORMAT + 1}, but this version of autocompress reads formats up to {FORMAT}: .* upgrade with pip"
+    )
+    with pytest.raises(StudyError, match=said):
+        StudyRecord.read(path)
+
+
+OF_RECORDS = ("finalists", "explanation", "findings", "chosen")
+OF_CANDIDATES = ("training", "label")
+OF_MEASUREMENTS = ("selection_drop", "largest_difference", "latency_check", "zipped_bytes", "ran_in", "float_layers")
+
+
+def test_a_record_from_before_its_last_fields_were_added_still_loads(tmp_path: Path) -> None:
+    data = json.loads(FULL.model_dump_json())
+    for name in OF_RECORDS:
+        del data[name]
+    for candidate_ in data["candidates"]:
+        for name in OF_CANDIDATES:
+            del candidate_[name]
+        for name in OF_MEASUREMENTS if candidate_["measurement"] else ():
+            del candidate_["measurement"][name]
+    path = tmp_path / "candidates.json"
+    path.write_text(json.dumps(data))
+    old = StudyRecord.read(path)
+    assert [c.digest for c in old.candidates] == [c.digest for c in FULL.candidates] and old.chosen is None
+    old.write(path)
+    assert StudyRecord.read(path) == old and json.loads(path.read_text())["format"] == FORMAT
 
 
 def test_a_nan_cannot_enter_through_a_file(tmp_path: Path) -> None:
@@ -76,9 +109,12 @@ def test_a_nan_cannot_enter_through_a_file(tmp_path: Path) -> None:
 
 def test_a_candidate_is_found_by_the_start_of_its_digest() -> None:
     assert FULL.candidate("abc").digest == "abc1"
-    for start, n in (("ab", 2), ("zz", 0)):
-        with pytest.raises(StudyError, match=f"{n} candidates have a digest that starts with '{start}'"):
-            FULL.candidate(start)
+    with pytest.raises(
+        StudyError, match=r"2 candidates have a digest that starts with 'ab': int8 \(abc1\), abd2; give"
+    ):
+        FULL.candidate("ab")
+    with pytest.raises(StudyError, match="no candidate has a digest that starts with 'zz'; give one that the report"):
+        FULL.candidate("zz")
 
 
 def test_the_baseline_is_the_candidate_to_which_nothing_was_done() -> None:

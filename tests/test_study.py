@@ -20,9 +20,9 @@ from autocompress import Study, Task, load_study
 from autocompress.errors import StudyError
 from autocompress.record import StudyRecord
 from autocompress.report import render
-from autocompress.search import Progress
 from autocompress.search.chosen import Manifest
 from autocompress.search.context import CACHE
+from autocompress.search.progress import Progress
 from tests.studies import fingerprints, study_of
 from tests.tiny import images, tiny
 

@@ -16,9 +16,9 @@ import torch
 from autocompress import Task
 from autocompress.errors import AutocompressError, GraphError, MeasurementError, SearchSpaceError, TaskError
 from autocompress.record import StudyRecord
-from autocompress.search import Progress
 from autocompress.search.chosen import Manifest
 from autocompress.search.folder import UNFINISHED
+from autocompress.search.progress import Progress
 from tests import tiny as tasks
 from tests.studies import fingerprints, study_of
 from tests.tiny import FILE, tiny

@@ -8,7 +8,7 @@ from autocompress import load_study
 from autocompress.cpu_probe import CpuProbe, ProbeRow
 from autocompress.graph import inspect_model
 from autocompress.measurement import Speedup
-from autocompress.search.identity import Configuration
+from autocompress.search.configuration import Configuration
 from autocompress.space import load_space
 from tests.studies import study_of
 from tests.tiny import tiny

@@ -12,8 +12,8 @@ from autocompress.graph import Layer, ModelGraph
 from autocompress.latency import FINALIST, PairedLatency
 from autocompress.measurement import CoursePoint, Environment, LatencyCheck, Speedup, TrainingSummary
 from autocompress.recipe import LayerRecipe, Recipe
-from autocompress.search import Progress
 from autocompress.search.layer_costs import LayerCost, LayerCosts
+from autocompress.search.progress import Progress
 from autocompress.space import load_space
 from tests.examples import candidate, measurement
 

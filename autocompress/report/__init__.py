@@ -4,7 +4,7 @@ from pathlib import Path
 
 from autocompress.record import StudyRecord
 from autocompress.report.explanation_svg import write_explanation_svg, write_seconds_svg
-from autocompress.report.frame import frame
+from autocompress.report.frame import frame, read_frame
 from autocompress.report.front_html import write_front_html
 from autocompress.report.front_svg import write_front_svg
 from autocompress.report.markdown import write_report_md
@@ -13,6 +13,7 @@ from autocompress.report.training_svg import write_training_svg
 
 __all__ = [
     "frame",
+    "read_frame",
     "render",
     "statistics_table",
     "write_explanation_svg",

@@ -14,12 +14,12 @@ from autocompress.measurement import Environment
 from autocompress.pareto import Candidate
 from autocompress.recipe import first_problem
 from autocompress.record import Chosen
-from autocompress.search.context import MODEL, RECIPE, WEIGHTS
-from autocompress.search.folder import replace_folder
+from autocompress.search.folder import MODEL, RECIPE, WEIGHTS, replace_folder
 
 MANIFEST = "manifest.json"
 ONNX = "model.onnx"
-_FILES = (MODEL, "model.bin", WEIGHTS, RECIPE)
+NOT_EXPORTED = "not exported yet: that follows when the choice is confirmed"
+FILES = (MODEL, "model.bin", WEIGHTS, RECIPE)
 
 
 class Manifest(BaseModel):
@@ -90,9 +90,9 @@ def write_chosen(
     new = target.with_name(f".{target.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    for name in _FILES:
+    for name in FILES:
         shutil.copyfile(source / name, new / name)
-    reason = export_onnx(new / ONNX) if export_onnx else "not exported yet: the search was not finished"
+    reason = export_onnx(new / ONNX) if export_onnx else NOT_EXPORTED
     digests = {path.name: sha256(path) for path in sorted(new.iterdir())}
     written = manifest.model_copy(update={"sha256": digests, "onnx": reason})
     (new / MANIFEST).write_text(json.dumps(written.model_dump(mode="json"), indent=1, sort_keys=True) + "\n")

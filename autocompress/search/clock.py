@@ -164,7 +164,7 @@ class SearchClock:
         if self._budget.n_trials is not None:
             return LONG_FACTOR * n_short if n_done < self._budget.n_trials else 0
         possible = int((self.seconds_left() / _LONG_MARGIN - self.measuring_seconds) / step_seconds)
-        n_steps = min(max(LONG_FACTOR * n_short, LONG_STEPS), possible)
+        n_steps = min(full_steps(n_short), possible)
         return n_steps if n_steps >= 2 * n_short else 0
 
     def learn(self, candidate: Candidate) -> None:
@@ -175,3 +175,12 @@ class SearchClock:
         if candidate.n_steps:
             self.step_seconds = 0.5 * self.step_seconds + 0.5 * training / candidate.n_steps
         self.measuring_seconds = 0.5 * self.measuring_seconds + 0.5 * (sum(candidate.seconds.values()) - training)
+
+
+def full_steps(n_short: int) -> int:
+    """Training steps of the long rung where there is time enough.
+
+    Args:
+        n_short: Those of the short rung.
+    """
+    return max(LONG_FACTOR * n_short, LONG_STEPS)

@@ -17,12 +17,12 @@ from autocompress.graph import ModelGraph
 from autocompress.latency import LatencyProcess
 from autocompress.measure import Predictions, predict_deployed
 from autocompress.recipe import Recipe
+from autocompress.search.folder import MODEL, WEIGHTS
 from autocompress.task import Task, call
 from autocompress.train import Hardware
 
 Split = Literal["validation", "test"]
 Seconds = dict[str, float]
-WEIGHTS, RECIPE, MODEL = "weights.safetensors", "recipe.yaml", "model.xml"
 CACHE = ".cache"  # among the folders of candidates
 
 

@@ -2,23 +2,23 @@
 
 from collections.abc import Mapping
 
-from autocompress.errors import MeasurementError, SearchSpaceError, StudyError
+from autocompress.errors import MeasurementError, SearchSpaceError
 from autocompress.graph import ModelGraph
 from autocompress.latency import LatencySettings
 from autocompress.measurement import Interval, Measurement
-from autocompress.pareto import Candidate, Choice, Wishes
+from autocompress.pareto import Candidate
 from autocompress.recipe import Recipe
 from autocompress.record import StudyInfo, StudyRecord, write_atomically
 from autocompress.search import findings
 from autocompress.search.budget import Budget
 from autocompress.search.clock import SearchClock
-from autocompress.search.context import EvaluationContext, Rung
+from autocompress.search.configuration import Configuration
+from autocompress.search.context import Rung
 from autocompress.search.ending import Ending
 from autocompress.search.engine import Engine
 from autocompress.search.evaluate import default_precision
 from autocompress.search.evaluator import Evaluator
 from autocompress.search.folder import StudyFolder
-from autocompress.search.identity import Configuration
 from autocompress.search.interruption import Interruption
 from autocompress.search.ledger import Ledger
 from autocompress.search.long_rung import LongRung
@@ -26,7 +26,7 @@ from autocompress.search.members import Member
 from autocompress.search.progress import OnProgress, Progress
 from autocompress.search.short_rung import ShortRung
 from autocompress.search.training import RANGE_TEST_SECONDS, learning_rates, seconds_a_step
-from autocompress.search.worker import Worker
+from autocompress.search.worker import Worker, study_worker
 from autocompress.space import BoundSpace, anchors
 from autocompress.task import Task
 from autocompress.train import Hardware, follow
@@ -41,9 +41,9 @@ class Controller:
         folder: The study's folder.
         configuration: What was asked for.
         info: The same, as reports show it.
-        task: None where candidates are only chosen again.
-        graph: What was found in the task's model.
-        space: What may be tried; None where the space is no longer to be had.
+        task: Model, data and score.
+        graph: What was found in its model.
+        space: What may be tried.
         on_progress: Told of each step.
         hardware: On what to train.
     """
@@ -53,9 +53,9 @@ class Controller:
         folder: StudyFolder,
         configuration: Configuration,
         info: StudyInfo,
-        task: Task | None,
-        graph: ModelGraph | None,
-        space: BoundSpace | None,
+        task: Task,
+        graph: ModelGraph,
+        space: BoundSpace,
         on_progress: OnProgress,
         hardware: Hardware | None = None,
     ) -> None:
@@ -74,13 +74,23 @@ class Controller:
         """Search until `budget`, which counts from `start` or from now, is used up.
 
         Raises:
-            StudyError: The space is no longer to be had, or the study is in use by a process that chooses in it.
+            StudyError: The study is in use by a process that chooses in it.
             MeasurementError: The baseline cannot be measured.
         """
-        if self._task is None or self._graph is None or self._space is None:
-            raise StudyError(f"the space of study {self._folder.path} cannot be had any more; begin a new study")
         self._clock = SearchClock(budget, start=start)
-        with self._folder.joined() as member, self._interruption, self._worker(self._task, self._graph) as worker:
+        with (
+            self._folder.joined() as member,
+            self._interruption,
+            study_worker(
+                self._folder,
+                self._configuration,
+                self._task,
+                self._graph,
+                self._hardware,
+                self._wait,
+                self._configuration.max_drop,
+            ) as worker,
+        ):
             self._folder.remove_unfinished()
             self._evaluator = Evaluator(
                 self._folder, worker, self._ledger, self._clock, self._configuration.seed, self._report
@@ -127,30 +137,6 @@ class Controller:
             self._ledger.add_seconds(engine.take_seconds())
         self._ledger.conclude(self._clock.elapsed)
 
-    def publish(self, choice: Choice, wishes: Wishes) -> None:
-        """Put `choice` into `chosen/`; with the task at hand confirmed on the test split and as ONNX too."""
-        self._ledger.wishes = wishes
-        self._ledger.choose(choice)
-        if self._task is None or self._graph is None:
-            self._ledger.write_chosen()
-        else:
-            with self._worker(self._task, self._graph) as worker:
-                Ending(self._ledger, worker, self._report).confirm()
-        self._ledger.save()
-
-    def _worker(self, task: Task, graph: ModelGraph) -> Worker:
-        environment = self._configuration.environment
-        context = EvaluationContext(
-            task,
-            graph,
-            self._folder.candidates.resolve(),
-            environment.n_cores,
-            environment.inference_threads,
-            self._hardware,
-            self._configuration.max_drop,
-        )
-        return Worker(context, on_wait=self._wait)
-
     def _wait(self) -> None:
         self._interruption.check()
         self._report(self._phase)
@@ -186,7 +172,7 @@ class Controller:
 
     def _find_steps(self, worker: Worker, graph: ModelGraph, space: BoundSpace) -> None:
         """Find how long to train a candidate; written down for searches to come."""
-        if self._task and self._task.fit is None:
+        if self._task.fit is None:
             self._report("finding a learning rate")
             worker.call(learning_rates, self._clock.share(RANGE_TEST_SHARE, RANGE_TEST_SECONDS))
         self._report("timing a training step")

@@ -16,13 +16,13 @@ from autocompress.planning.problem import Floats, Plans, Problem
 from autocompress.processes import OutOfTimeError, WorkFailedError
 from autocompress.recipe import Recipe
 from autocompress.search.clock import SearchClock
+from autocompress.search.configuration import Configuration
 from autocompress.search.cost_models import cost_models
 from autocompress.search.damage import damage_table
 from autocompress.search.damage_file import Damage
 from autocompress.search.damage_table import drop_per_divergence, linked_damage
 from autocompress.search.decisions import net_layers
 from autocompress.search.explain import explain
-from autocompress.search.identity import Configuration
 from autocompress.search.long_rung import LONG
 from autocompress.search.plan_costs import PlanTables, plan_tables
 from autocompress.search.plan_space import PlanSpace, plan_space

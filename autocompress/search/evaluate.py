@@ -28,7 +28,8 @@ from autocompress.measure import (
 )
 from autocompress.measurement import Interval, Measurement
 from autocompress.recipe import Recipe
-from autocompress.search.context import MODEL, EvaluationContext, Seconds, Split, Stopwatch, channels_last_module
+from autocompress.search.context import EvaluationContext, Seconds, Split, Stopwatch, channels_last_module
+from autocompress.search.folder import MODEL
 from autocompress.task import Task, flatten, split_batch
 from autocompress.train import channels_last
 

@@ -2,18 +2,21 @@
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from autocompress.graph import ModelGraph
 from autocompress.measurement import Environment, Measurement
 from autocompress.pareto import Candidate
 from autocompress.recipe import FLOAT_BITS, Recipe
+
+if TYPE_CHECKING:  # choosing needs no torch
+    from autocompress.graph import ModelGraph
 
 _SATURATED = 0.99  # less agreement than this between torch and deployed model is worth a sentence
 _MANY = 4
 _SAME_SPEED = 1.05  # two sessions of one model differ by a few percent (facts: openvino-cpu.md)
 
 
-def about_model(graph: ModelGraph) -> list[str]:
+def about_model(graph: "ModelGraph") -> list[str]:
     """Layers and channel groups that are left alone, with the reason."""
     found = [f"layer {layer.name} stays float: {layer.reason}" for layer in graph.layers if layer.reason]
     locked = [f"channel group {g.name} is not pruned: {g.reason}" for g in graph.groups if g.reason]

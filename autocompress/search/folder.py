@@ -17,9 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from autocompress.errors import StudyError
+from autocompress.search.exchange import exchange
 from autocompress.search.members import HeldFile, Member, Members, take
-from autocompress.train import CHECKPOINT
 
+MODEL, WEIGHTS, RECIPE = "model.xml", "weights.safetensors", "recipe.yaml"  # in the folder of a candidate
 UNFINISHED = ".work-"  # begins the name of a candidate's folder while it is under way
 EXPORTED = ".onnx-"  # begins the name of a folder in which a choice is exported
 CLAIM = ".claim-"
@@ -143,15 +144,22 @@ class StudyFolder:
         What living members work on is left alone.
         """
         with self.mutex():
-            for old in [*self.path.glob(_aside("*")), *self.candidates.glob(_aside("*"))]:
-                restore_folder(old.with_name(old.name[1 : -len(OLD)]))
+            self.restore_replaced()
             for marked in [*self.candidates.glob(f"{UNFINISHED}*"), *self.candidates.glob(f"{CLAIM}*")]:
                 self._remove_unclaimed(marked.name.removeprefix(UNFINISHED).removeprefix(CLAIM))
             if self.members.n_alive() <= 1:
                 for exported in self.path.glob(f"{EXPORTED}*"):
                     shutil.rmtree(exported, ignore_errors=True)
 
+    def restore_replaced(self) -> None:
+        """Put right what a kill left of folders that were being replaced."""
+        with self.mutex():
+            for old in [*self.path.glob(_aside("*")), *self.candidates.glob(_aside("*"))]:
+                restore_folder(old.with_name(old.name[1 : -len(OLD)]))
+
     def _remove_unclaimed(self, digest: str) -> None:
+        from autocompress.train import CHECKPOINT  # here, since choosing needs no torch
+
         file = self._take_claim(digest)
         if file is None:
             return
@@ -178,12 +186,19 @@ def check_writable(path: Path) -> None:
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Put the folder `new` in the place of `target`; files of the old one that are in use stay intact."""
+    """Put the folder `new` in the place of `target`; files of the old one that are in use stay intact.
+
+    A kill at any moment leaves the old or the new one in place. Where names cannot be exchanged in one step there is a
+    moment between two renames without any, which `restore_folder` puts right.
+    """
     old = target.with_name(_aside(target.name))
     shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
+    if target.exists() and exchange(new, target):
+        new.rename(old)
+    else:
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -17,9 +17,9 @@ from autocompress.pareto import Candidate, Choice, choose
 from autocompress.record import Chosen, Finalists, StudyInfo, StudyRecord
 from autocompress.search import findings
 from autocompress.search.chosen import ONNX, Manifest, write_chosen
+from autocompress.search.configuration import Configuration
 from autocompress.search.finalists import compared, with_latencies
 from autocompress.search.folder import EXPORTED, StudyFolder
-from autocompress.search.identity import Configuration
 
 
 @dataclass(frozen=True)
@@ -215,6 +215,11 @@ class Ledger:
             ),
         )
         write_chosen(manifest, self.source(candidate.digest), self._folder.chosen, export_onnx)
+
+    def forget_numbers(self) -> None:
+        """Leave out the findings that were drawn from numbers, before these change; `conclude` draws them anew."""
+        old = set(self._about_numbers(self.record()))
+        self.findings = [sentence for sentence in self.findings if sentence not in old]
 
     def conclude(self, elapsed: float) -> None:
         """Add what the numbers say to the findings, and account for all the time of this call.

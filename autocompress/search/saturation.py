@@ -24,7 +24,8 @@ from autocompress.measure import (
     predict_torch,
 )
 from autocompress.recipe import INTEGER_BITS, Recipe
-from autocompress.search.context import MODEL, EvaluationContext
+from autocompress.search.context import EvaluationContext
+from autocompress.search.folder import MODEL
 from autocompress.task import Batch, flatten, like, split_batch
 
 N_SAMPLES = 500

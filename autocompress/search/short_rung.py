@@ -11,11 +11,11 @@ from autocompress.pareto import Candidate, objective_values
 from autocompress.processes import OutOfTimeError
 from autocompress.recipe import Recipe
 from autocompress.search.clock import SearchClock
+from autocompress.search.configuration import Configuration
 from autocompress.search.context import Rung
 from autocompress.search.engine import Engine
 from autocompress.search.evaluator import Evaluator
 from autocompress.search.folder import StudyFolder
-from autocompress.search.identity import Configuration
 from autocompress.search.ledger import Ledger
 from autocompress.search.members import Member
 from autocompress.search.recovery import standard_error

@@ -23,8 +23,6 @@ from autocompress.measurement import CoursePoint, TrainingSummary
 from autocompress.recipe import Recipe
 from autocompress.record import write_atomically
 from autocompress.search.context import (
-    RECIPE,
-    WEIGHTS,
     EvaluationContext,
     Rung,
     Seconds,
@@ -32,6 +30,7 @@ from autocompress.search.context import (
     channels_last_module,
     loses_rows,
 )
+from autocompress.search.folder import RECIPE, WEIGHTS
 from autocompress.search.hopeless import watch_for_hopeless
 from autocompress.search.training_data import begun_anew, filter_scores, training_pairs, with_pairs
 from autocompress.search.warm_start import warm_start

@@ -4,8 +4,13 @@ from collections.abc import Callable
 
 import torch
 
+from autocompress.graph import ModelGraph
 from autocompress.processes import WorkProcess
+from autocompress.search.configuration import Configuration
 from autocompress.search.context import EvaluationContext
+from autocompress.search.folder import StudyFolder
+from autocompress.task import Task
+from autocompress.train import Hardware
 
 
 class Worker(WorkProcess[EvaluationContext]):
@@ -25,3 +30,36 @@ class Worker(WorkProcess[EvaluationContext]):
 
 def _set_threads(context: EvaluationContext) -> None:
     torch.set_num_threads(context.n_cores)
+
+
+def study_worker(
+    folder: StudyFolder,
+    configuration: Configuration,
+    task: Task,
+    graph: ModelGraph,
+    hardware: Hardware,
+    on_wait: Callable[[], None],
+    max_drop: float | None,
+) -> Worker:
+    """The worker for the candidates of a study.
+
+    Args:
+        folder: Of the study.
+        configuration: Of the study.
+        task: That it is about.
+        graph: What was found in its model.
+        hardware: On what to train.
+        on_wait: As for `Worker`.
+        max_drop: Trainings that cannot come near this drop are given up; None for never.
+    """
+    environment = configuration.environment
+    context = EvaluationContext(
+        task,
+        graph,
+        folder.candidates.resolve(),
+        environment.n_cores,
+        environment.inference_threads,
+        hardware,
+        max_drop,
+    )
+    return Worker(context, on_wait)

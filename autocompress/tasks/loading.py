@@ -44,6 +44,27 @@ def load_task(reference: str) -> Task:
     return task
 
 
+def find_task(reference: str, folder: Path) -> Task:
+    """The task that a manifest in `folder` names: from here, or with its file beside or above that folder.
+
+    Args:
+        reference: As for `load_task`.
+        folder: The folder `chosen/`, perhaps on another machine than where the reference was written.
+
+    Raises:
+        TaskError: There is none, or its code fails.
+    """
+    where, _, name = reference.rpartition(":")
+    if where.endswith(".py") and not Path(where).is_file():
+        near = [folder.resolve(), *folder.resolve().parents[:2]]
+        places = [place / part for place in near for part in dict.fromkeys((where, Path(where).name))]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            raise TaskError(f"the task {reference} of the manifest is not found from here; give it with --task")
+        return load_task(f"{found}:{name}")
+    return load_task(reference)
+
+
 def _module(where: str, reference: str) -> ModuleType:
     if where.endswith(".py"):
         return _from_file(Path(where), reference)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from autocompress.measurement import CoursePoint
 from autocompress.report.trainings import loss_words, rate_words, spans_a_decade
-from autocompress.search import Progress
+from autocompress.search.progress import Progress
 from autocompress.terminal.results import candidate_line
 
 SPARKS = 24
@@ -50,8 +50,8 @@ class SearchView:
         if progress.message:
             self._console.print(progress.message, markup=False)
         if progress.finished:
-            clock = _clock(time.monotonic() - self._start)
-            self._console.print(Text(f"{clock}  {candidate_line(progress.finished)}"), soft_wrap=True)
+            passed = clock(time.monotonic() - self._start)
+            self._console.print(Text(f"{passed}  {candidate_line(progress.finished)}"), soft_wrap=True)
         if self._live:
             self._live.update(self._render(progress))
 
@@ -61,7 +61,7 @@ class SearchView:
         training = self._training.text(progress)
         bar = ProgressBar(total=max(elapsed + left, 1e-9), completed=elapsed, width=40)
         of = f" of about {progress.n_total}" if progress.n_total else ""
-        remaining = f"about {_clock(left)} left, budget {self._budget}"
+        remaining = f"about {clock(left)} left, budget {self._budget}"
         best = "nothing yet" if progress.best is None else candidate_line(progress.best)
         return Group(
             Text(progress.phase, style="bold"),
@@ -131,5 +131,6 @@ def _bars(losses: Sequence[float]) -> list[str]:
     return [BARS[round((height - low) / step)] for height in heights]
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Minutes and seconds, such as `1:05`."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -9,16 +9,24 @@ from rich.text import Text
 from autocompress.compress.statistics import statistics
 from autocompress.graph import inspect_model
 from autocompress.measurement import Measurement
-from autocompress.pareto import Candidate, Choice
+from autocompress.pareto import Candidate
 from autocompress.recipe import Recipe
 from autocompress.record import StudyRecord
 from autocompress.report import statistics_table
 from autocompress.report.finalists import alike_sentences
 from autocompress.report.headline import FP32_CHOSEN
 from autocompress.report.trainings import failure_sentence, incidents
-from autocompress.report.wording import kilobytes, points_interval, recipe_brief, threads_words, times, zipped
+from autocompress.report.wording import (
+    kilobytes,
+    points_interval,
+    printable,
+    recipe_brief,
+    threads_words,
+    times,
+    zipped,
+)
 from autocompress.search.context import EvaluationContext
-from autocompress.search.single import Claim
+from autocompress.search.verification import Claim, Verification
 from autocompress.task import Task
 from autocompress.terminal.explanation import print_explanation
 
@@ -90,17 +98,47 @@ def print_statistics(console: Console, task: Task, recipe: Recipe, folder: Path)
     console.print(statistics_table(frame), highlight=False)
 
 
-def print_choice(console: Console, choice: Choice, folder: Path) -> None:
-    """What was chosen and why."""
-    console.print(candidate_line(choice.candidate), markup=False, highlight=False)
-    console.print(f"{choice.reason}; written to {folder}", markup=False, highlight=False)
+def print_choice(console: Console, record: StudyRecord, folder: Path, why_not: str = "") -> None:
+    """What is chosen, why, and what it does on the test split.
+
+    Args:
+        console: Where to print.
+        record: Of the study.
+        folder: The folder `chosen/`.
+        why_not: Why it was not confirmed on the test split, else empty.
+    """
+    chosen = record.chosen
+    if chosen is None:
+        return
+    candidate = record.candidate(chosen.digest)
+    for line in (candidate_line(candidate), chosen.reason):
+        console.print(line, markup=False, highlight=False)
+    if chosen.test:
+        print_measurement(console, chosen.test, "test", folder, record.environment.inference_threads)
+    else:
+        reason = f": {why_not}" if why_not else ""
+        console.print(f"written to {folder}, not confirmed on the test split{reason}", markup=False, highlight=False)
 
 
-def print_claims(console: Console, claims: list[Claim]) -> None:
-    """Each claim of a manifest beside what was measured here."""
-    table = Table()
-    for column in ("claim", "manifest", "here", "holds"):
+def print_verification(console: Console, verification: Verification) -> None:
+    """What differs here, then each claim of a manifest beside what was measured, and the verdict."""
+    for difference in verification.differences:
+        console.print(f"· {difference}", markup=False, highlight=False)
+    table = Table(title=f"{verification.n_samples} {verification.split} samples")
+    for column in ("claim", "manifest", "here", "verdict"):
         table.add_column(column)
-    for claim in claims:
-        table.add_row(claim.what, Text(claim.claimed), Text(claim.here), "yes" if claim.holds else "NO")
+    for claim in verification.claims:
+        verdict = claim.verdict.upper() if claim.verdict == "fails" else claim.verdict
+        table.add_row(claim.what, *map(Text, (claim.claimed, claim.here, f"{verdict}{_why(claim)}")))
     console.print(table, highlight=False)
+    n_elsewhere = sum(claim.verdict == "not here" for claim in verification.claims)
+    if not verification.holds:
+        console.print("a claim fails on this machine", highlight=False)
+    elif n_elsewhere:
+        console.print("what must hold anywhere holds; what does not is a matter of the machine", highlight=False)
+    else:
+        console.print("every claim holds on this machine", highlight=False)
+
+
+def _why(claim: Claim) -> str:
+    return f": {printable(claim.why)}" if claim.why else ""

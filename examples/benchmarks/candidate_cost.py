@@ -19,8 +19,9 @@ from autocompress.measure import describe_environment, score_of
 from autocompress.measurement import Measurement
 from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.report.wording import times
-from autocompress.search.context import MODEL, EvaluationContext, Rung, Seconds
+from autocompress.search.context import EvaluationContext, Rung, Seconds
 from autocompress.search.evaluate import export_candidate, measure_candidate
+from autocompress.search.folder import MODEL
 from autocompress.search.training import train_candidate
 from autocompress.space import uniform_recipe
 from autocompress.tasks.loading import load_task

@@ -11,8 +11,9 @@ from autocompress.latency import LatencySettings, paired_latency
 from autocompress.measure import default_weight_bits, describe_environment
 from autocompress.measurement import Measurement, Speedup
 from autocompress.recipe import LayerRecipe, Recipe, Sparsification
-from autocompress.search.context import MODEL, EvaluationContext, Rung
+from autocompress.search.context import EvaluationContext, Rung
 from autocompress.search.evaluate import export_candidate, measure_candidate, real_input
+from autocompress.search.folder import MODEL
 from autocompress.search.training import train_candidate
 from autocompress.space import uniform_recipe
 from autocompress.task import Task

@@ -14,8 +14,9 @@ from autocompress.deploy import load_openvino
 from autocompress.graph import inspect_model
 from autocompress.measure import describe_environment, predict_torch, score_of
 from autocompress.recipe import Distillation, LayerRecipe, Recipe
-from autocompress.search.context import MODEL, EvaluationContext, Rung
+from autocompress.search.context import EvaluationContext, Rung
 from autocompress.search.evaluate import export_candidate
+from autocompress.search.folder import MODEL
 from autocompress.search.training import finetune_default, train_candidate
 from autocompress.space import uniform_recipe
 from autocompress.task import Task, TensorBatches

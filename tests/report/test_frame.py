@@ -3,8 +3,10 @@
 import pandas as pd
 import pytest
 
+from autocompress import Study
 from autocompress.recipe import Recipe
-from autocompress.report import frame
+from autocompress.report import frame, read_frame
+from autocompress.report.frame import COLUMN_TYPES, COLUMNS
 
 
 def test_there_is_one_row_a_candidate_in_the_order_of_the_record(full):
@@ -64,7 +66,8 @@ def test_a_failed_candidate_has_its_reason_and_no_numbers(record, make, recipe):
 
 def test_a_candidate_that_was_given_up_has_its_training(record, make, recipe, training):
     row = frame(record(make(recipe(8), None, training=training(150, stopped_at=60, learning_rate=0.004)))).iloc[1]
-    assert (row.stopped_at, row.learning_rate, row.started_from, row.n_rollbacks) == (60, 0.004, "", 0)
+    assert (row.stopped_at, row.learning_rate, row.n_rollbacks) == (60, 0.004, 0)
+    assert row.started_from == Recipe().digest()  # the FP32 model's weights
 
 
 def test_a_candidate_that_was_not_trained_has_no_numbers_of_a_training(full):
@@ -113,3 +116,60 @@ def test_a_record_with_only_a_baseline_has_one_row_on_the_front(record):
     table = frame(record())
     assert list(table.digest) == [Recipe().digest()]
     assert list(table.on_front) == [True]
+
+
+def types_of(table: pd.DataFrame) -> dict[str, str]:
+    return {name: str(dtype) for name, dtype in table.dtypes.items()}
+
+
+@pytest.fixture
+def odd(record, make, measured, recipe, training):
+    """A record whose texts and numbers a CSV file could lose."""
+    failed = make(recipe(4), None, failure='None, "NaN"\nand a second line; größer', label="NA")
+    numbers = measured(speedup=(0.1 + 0.2, 0.1, 1 / 3), zipped_bytes=None)
+    return record(failed, make(recipe(8), numbers, label="null", training=training(9)), make(recipe(2), measured()))
+
+
+EVERY = ["full", "odd", "only a baseline", "nothing", "no baseline", "all failed"]
+
+
+@pytest.fixture
+def kind(request, full, odd, record, make, recipe):
+    """Records of every kind."""
+    return {
+        "full": full,
+        "odd": odd,
+        "only a baseline": record(),
+        "nothing": record().model_copy(update={"candidates": ()}),
+        "no baseline": full.model_copy(update={"candidates": full.candidates[1:]}),
+        "all failed": full.model_copy(update={"candidates": (make(recipe(8), None),)}),
+    }[request.param]
+
+
+@pytest.mark.parametrize("kind", EVERY, indirect=True)
+def test_columns_and_their_types_are_always_the_same(kind):
+    table = frame(kind)
+    assert types_of(table) == COLUMN_TYPES and len(table) == len(kind.candidates)
+
+
+@pytest.mark.parametrize("kind", EVERY, indirect=True)
+def test_a_csv_file_gives_the_same_table_back(kind, tmp_path):
+    table = frame(kind)
+    table.to_csv(tmp_path / "frame.csv", index=False)
+    pd.testing.assert_frame_equal(read_frame(tmp_path / "frame.csv"), table, check_exact=True)
+
+
+def test_without_a_baseline_nothing_is_on_the_front(full):
+    assert not frame(full.model_copy(update={"candidates": full.candidates[1:]})).on_front.any()
+
+
+@pytest.mark.parametrize("documented", [frame, Study.frame], ids=["frame", "Study.frame"])
+def test_help_names_every_column_with_type_unit_and_meaning(documented):
+    lines = [line.split() for line in documented.__doc__.splitlines()]
+    for column in COLUMNS:
+        words = [column.name, column.dtype, *column.unit.split(), *column.meaning.split()]
+        assert words in lines, column.name
+
+
+def test_every_column_is_documented_once():
+    assert len({column.name for column in COLUMNS}) == len(COLUMNS)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.errors import BudgetError
-from autocompress.search import Budget
+from autocompress.search.budget import Budget
 
 
 @pytest.mark.parametrize(

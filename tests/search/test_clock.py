@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autocompress.pareto import Candidate
-from autocompress.search import Budget
+from autocompress.search.budget import Budget
 from autocompress.search.clock import LONG_FACTOR, LONG_STEPS, MAX_STEPS, MIN_STEPS, SearchClock
 from tests.examples import candidate
 

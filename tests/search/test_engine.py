@@ -12,7 +12,7 @@ from autocompress.measurement import Interval
 from autocompress.pareto import Candidate
 from autocompress.processes import WorkFailedError
 from autocompress.recipe import Recipe
-from autocompress.search import Budget
+from autocompress.search.budget import Budget
 from autocompress.search.clock import SearchClock
 from autocompress.search.context import EvaluationContext
 from autocompress.search.engine import Engine

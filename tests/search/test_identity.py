@@ -10,7 +10,8 @@ import torch
 from autocompress import Score
 from autocompress.errors import StudyError
 from autocompress.measurement import Environment
-from autocompress.search.identity import Configuration, task_identity
+from autocompress.search.configuration import Configuration
+from autocompress.search.identity import task_identity
 from tests.tiny import tiny
 
 

@@ -9,7 +9,7 @@ from autocompress.measurement import Interval, Measurement
 from autocompress.pareto import Candidate
 from autocompress.processes import OutOfTimeError
 from autocompress.recipe import Recipe
-from autocompress.search import Budget
+from autocompress.search.budget import Budget
 from autocompress.search.clock import SearchClock
 from autocompress.search.context import Rung
 from autocompress.search.folder import StudyFolder

@@ -20,7 +20,8 @@ from autocompress.deploy import save_openvino, to_openvino, write_tensors
 from autocompress.graph import inspect_model
 from autocompress.measure import Predictions
 from autocompress.recipe import LayerRecipe, Recipe
-from autocompress.search.context import WEIGHTS, EvaluationContext
+from autocompress.search.context import EvaluationContext
+from autocompress.search.folder import WEIGHTS
 from autocompress.search.saturation import parity_findings, saturated_layers
 from tests.tiny import tiny
 

@@ -16,7 +16,8 @@ from autocompress.compress import CompressedModel, calibrate, compress
 from autocompress.deploy import write_tensors
 from autocompress.graph import inspect_model
 from autocompress.recipe import Calibration, LayerRecipe, Recipe, Sparsification
-from autocompress.search.context import WEIGHTS, EvaluationContext
+from autocompress.search.context import EvaluationContext
+from autocompress.search.folder import WEIGHTS
 from autocompress.search.warm_start import distance, nearest, rounding_error, sparsity_error, warm_start
 from autocompress.task import call
 from tests import tiny

@@ -9,7 +9,7 @@ import cloudpickle
 import pytest
 
 from autocompress.errors import TaskError
-from autocompress.tasks.loading import load_task
+from autocompress.tasks.loading import find_task, load_task
 
 SOURCE = """
 import helper
@@ -81,3 +81,29 @@ def test_a_reference_that_leads_nowhere_is_said(folder: Path, reference: str, sa
 def test_a_built_in_task_goes_before_a_file_of_that_name(folder: Path) -> None:
     (folder / "fashion").write_text("")
     assert load_task("fashion").name == "fashion"
+
+
+@pytest.mark.parametrize("place", ["study/chosen", "chosen", "."])
+@pytest.mark.parametrize("reference", ["my_task.py:mine", "somewhere/else/my_task.py:mine"])
+def test_the_task_of_a_manifest_is_found_beside_or_above_its_folder(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, place: str, reference: str
+) -> None:
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert find_task(reference, folder / place).name == "tiny"
+
+
+def test_a_task_of_a_manifest_that_is_nowhere_near_is_an_error(folder: Path) -> None:
+    far = folder / "a" / "b" / "c"
+    far.mkdir(parents=True)
+    os.chdir(far)
+    with pytest.raises(
+        TaskError, match="the task my_task.py:mine of the manifest is not found from here; give it with"
+    ):
+        find_task("my_task.py:mine", far)
+
+
+def test_a_built_in_task_of_a_manifest_is_found_anywhere(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="task 'nowhere' is unknown"):
+        find_task("nowhere", tmp_path)
+    assert find_task("fashion", tmp_path).name == "fashion"
