@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
@@ -25,6 +24,7 @@ from autocompress.report.explanation import (
 from autocompress.report.explanation_plotly import forecast_figure
 from autocompress.report.front_plotly import figure
 from autocompress.report.headline import floor_sentence, headline
+from autocompress.report.pages import rendered
 from autocompress.report.plot_points import PlotPoint, plot_points, with_zipped_sizes
 from autocompress.report.training_plotly import training_figure
 from autocompress.report.training_svg import TRAINING_NOTE
@@ -53,15 +53,7 @@ def write_front_html(record: StudyRecord, path: Path) -> None:
     Raises:
         StudyError: The baseline was not measured, or the chosen candidate is not in the record.
     """
-    environment = Environment(
-        loader=PackageLoader("autocompress.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    write_atomically(path, environment.get_template("front.html.j2").render(_content(record)))
+    write_atomically(path, rendered("front.html.j2", _content(record)))
 
 
 def script_json(value: Any) -> Markup:

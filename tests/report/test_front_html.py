@@ -120,7 +120,13 @@ def test_rendering_again_from_the_record_gives_the_same_bytes(trained, tmp_path)
 def test_rendering_leaves_only_the_report_and_the_record(full, tmp_path):
     full.write(tmp_path / "candidates.json")
     render(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["candidates.json", "front.html", "front.svg", "report.md"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "candidates.json",
+        "front.html",
+        "front.svg",
+        "health.svg",
+        "report.md",
+    ]
 
 
 def test_rendering_a_folder_without_a_record_says_what_is_missing(tmp_path):
