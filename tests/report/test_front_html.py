@@ -68,6 +68,18 @@ def test_rendering_again_from_the_record_gives_the_same_bytes(trained, tmp_path)
     assert [name for name in names if (tmp_path / name).read_bytes() != first[name]] == []
 
 
+def test_rendering_leaves_only_the_report_and_the_record(full, tmp_path):
+    full.write(tmp_path / "candidates.json")
+    render(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "candidates.json",
+        "front.html",
+        "front.svg",
+        "health.svg",
+        "report.md",
+    ]
+
+
 def test_rendering_a_folder_without_a_record_says_what_is_missing(tmp_path):
     with pytest.raises(StudyError, match=r"candidates\.json cannot be read"):
         render(tmp_path)
