@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.artist import Artist
@@ -204,8 +205,9 @@ def _draw_volumes(figure: Figure, axes: Axes, drawn: Sequence[_Drawn]) -> None:
     axes.set_xlabel(f"{unit} of search")
     axes.set_ylabel("hypervolume of the front so far")
     axes.grid(color="#000000", alpha=0.07)
-    lines = [(spent / seconds, volume) for d in drawn for spent, volume in d.history]
-    place_names(figure, axes, ends, [_mark(axes, *place) for place in lines])
+    lines = [[_mark(axes, spent / seconds, volume) for spent, volume in d.history] for d in drawn]
+    between = [Box(a.left, a.bottom, b.right, a.top) for line in lines for a, b in pairwise(line)]
+    place_names(figure, axes, ends, [*(mark for line in lines for mark in line), *between])
 
 
 def _mark(axes: Axes, x: float, y: float) -> Box:
