@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 from matplotlib.artist import Artist
@@ -14,7 +15,7 @@ from autocompress.report.compared import NamedStudy
 from autocompress.report.explanation import grouped_seconds
 from autocompress.report.front_svg import FLOOR_COLOUR
 from autocompress.report.health import hypervolume_history
-from autocompress.report.labels import place_names
+from autocompress.report.labels import Box, place_names
 from autocompress.report.plot_points import PlotPoint, lowest_drop_shown, plot_points, staircase_points
 from autocompress.report.svg import svg_text
 from autocompress.report.wording import points, points_interval, printable, shortened, times
@@ -25,6 +26,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 FLOOR_STYLE: dict[str, Any] = {"color": FLOOR_COLOUR, "linestyle": (0, (8, 4)), "linewidth": 1.0}
 MAX_NAME = 34
+MARK = 5.0  # half of the width of a mark, pixels
 PREPARATION = ("damage table", "latency model")  # groups of phases that come before the first candidate
 COMPARISON_NOTE = (
     "Fronts: candidates that no other of the same study dominates in speed-up and drop; up and to the right is better. "
@@ -136,7 +138,8 @@ def _draw_fronts(figure: Figure, axes: Axes, drawn: Sequence[_Drawn]) -> None:
     axes.grid(color="#000000", alpha=0.07)
     _legend(axes, drawn, floors, sum(p.drop > edge for d in drawn for p in d.line))
     named = [(d.chosen or d.line[-1], d.study.letter) for d in drawn]
-    place_names(figure, axes, [(p.speedup, min(p.drop, edge), letter) for p, letter in named], [])
+    marks = [_mark(axes, p.speedup, p.drop) for d in drawn for p in d.line if p.drop <= edge]
+    place_names(figure, axes, [(p.speedup, min(p.drop, edge), letter) for p, letter in named], marks)
 
 
 def _draw_front(axes: Axes, d: _Drawn) -> None:
@@ -202,4 +205,12 @@ def _draw_volumes(figure: Figure, axes: Axes, drawn: Sequence[_Drawn]) -> None:
     axes.set_xlabel(f"{unit} of search")
     axes.set_ylabel("hypervolume of the front so far")
     axes.grid(color="#000000", alpha=0.07)
-    place_names(figure, axes, ends, [])
+    lines = [[_mark(axes, spent / seconds, volume) for spent, volume in d.history] for d in drawn]
+    between = [Box(a.left, a.bottom, b.right, a.top) for line in lines for a, b in pairwise(line)]
+    place_names(figure, axes, ends, [*(mark for line in lines for mark in line), *between])
+
+
+def _mark(axes: Axes, x: float, y: float) -> Box:
+    """The room that one mark takes on the canvas."""
+    across, up = axes.transData.transform((x, y))
+    return Box(across - MARK, up - MARK, across + MARK, up + MARK)
