@@ -245,7 +245,7 @@ def test_limits_that_nobody_keeps_say_so(opened, full):
 def test_the_page_chooses_as_the_tool_does(opened, full):
     """Many random records and wishes: the rule in JavaScript against the one in Python."""
     page, cases, expected = opened(full), [], []
-    for seed in range(300):
+    for seed in range(150):
         record, chance = random_record(seed), random.Random(seed)
         data = page_data(record)
         wishes = Wishes(
@@ -264,7 +264,7 @@ def test_the_page_chooses_as_the_tool_does(opened, full):
         cases,
     )
     assert found == [[choice.candidate.digest, choice.meets_wishes] for choice in expected]
-    assert 30 < sum(meets for _, meets in found) < 270
+    assert 15 < sum(meets for _, meets in found) < 135
 
 
 def _as_in_the_page(wishes):
@@ -363,6 +363,7 @@ def test_candidates_far_below_the_floor_wait_at_the_edge(opened, full):
 
 def test_dragging_zooms_and_a_double_click_goes_back(opened, full):
     page = opened(full)
+    page.locator("#front svg").evaluate("svg => svg.scrollIntoView()")
     box = page.locator("#front svg").bounding_box()
     before = page.evaluate("[front.box.left, front.box.right].map(front.scales.x.invert)")
     page.mouse.move(box["x"] + 200, box["y"] + 100)
@@ -377,7 +378,9 @@ def test_dragging_zooms_and_a_double_click_goes_back(opened, full):
 
 def test_the_heat_map_tells_each_choice_in_the_quantity_that_is_asked_for(opened, explained):
     page = opened(explained)
+    page.locator("#health").scroll_into_view_if_needed()
     row = page.locator(".heat tr").nth(1)
+    expect(row).to_be_visible()
     assert row.locator("td").all_inner_texts() == ["float\n0", "8 bits\n0.02", "4 bits\n0.20"]
     page.locator("#heat-of").select_option("ms")
     assert row.locator("td").all_inner_texts()[2] == "4 bits\n0.100"
@@ -385,6 +388,7 @@ def test_the_heat_map_tells_each_choice_in_the_quantity_that_is_asked_for(opened
 
 def test_predictions_are_drawn_against_what_was_measured(opened, explained):
     page = opened(explained)
+    page.locator("#health").scroll_into_view_if_needed()
     n = len(explained.explanation.forecasts) - 1  # without the baseline
     expect(page.locator("#forecast-drop path.forecast")).to_have_count(2 * n)
     expect(page.locator("#forecast-latency path.forecast.filled")).to_have_count(n)
@@ -397,6 +401,8 @@ def test_a_script_in_a_name_does_nothing_and_is_shown_as_text(opened):
     page.mouse.move(*point_at(page, study.candidates[1]))
     expect(page.locator("#tip")).to_contain_text(EVIL)
     page.locator("#compare").select_option(index=1)
+    page.locator("#health").scroll_into_view_if_needed()
+    expect(page.locator(".heat")).to_be_visible()
     for place in ("h1", "#panel", "#rows", "#failures", "#findings", "#heat", "title"):
         assert EVIL in page.locator(place).text_content(), place
     assert page.locator("script").count() == 2

@@ -41,7 +41,8 @@ function rangeOf(values) {
 
 function courseName(c, [x, y], i) {
   const text = shortName(c) + (c.course.stopped ? ", given up" : "");
-  return s("text", {class: "mark", x: x - 4, y: y - 8 - 13 * i, "text-anchor": "end"}, text);
+  const side = x < 260 ? {x: x + 7, "text-anchor": "start"} : {x: x - 4, "text-anchor": "end"};
+  return s("text", {class: "mark", y: y - 8 - 13 * i, ...side}, text);
 }
 
 function followCourse(near, marks, [x, y]) {
