@@ -55,5 +55,10 @@ function followCourse(near, marks, [x, y]) {
   if (!best) return tip.hide();
   near.setAttribute("cx", best.at[0]);
   near.setAttribute("cy", best.at[1]);
-  tip.show(near, [shortName(best.c), best.c.course.texts[best.i]]);
+  tip.show(near, [shortName(best.c), ...courseLines(best.c.course, best.i)]);
+}
+
+function courseLines({steps, losses, rates}, i) {
+  const rate = rates[i] ? [`rate ${rates[i].toExponential(1)}`] : [];
+  return [`step ${steps[i]}`, `loss ${losses[i].toPrecision(3)}`, ...rate];
 }
