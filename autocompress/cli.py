@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from autocompress.commands import TaskArgument, Threads, cpu, measure, sensitivity
-from autocompress.errors import AutocompressError, TaskError
+from autocompress.errors import AutocompressError, StudyError, TaskError
 
 if TYPE_CHECKING:  # at run time each command imports what it needs, so that --help is quick
     from autocompress.graph import ModelGraph
@@ -168,12 +168,33 @@ def _costs(task: "Task", graph: "ModelGraph", n_threads: int) -> "tuple[LayerCos
 
 
 @app.command()
-def report(study: StudyArgument) -> None:
-    """Make report.md, its pictures and front.html again from the study's candidates.json; no training, no measuring."""
-    from autocompress.report import render
+def report(
+    studies: Annotated[
+        list[Path], typer.Argument(metavar="STUDY...", help="Folder of a study; several are compared on one page.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the comparison of several studies.", show_default="current folder")
+    ] = None,
+) -> None:
+    """Make report.md, its pictures and front.html again from the study's candidates.json; no training, no measuring.
 
-    render(study)
-    console.print(f"wrote {study / 'report.md'}, its pictures, and {study / 'front.html'}")
+    Several studies, such as of other models, CPUs or samplers, are compared instead: comparison.html, comparison.md and
+    comparison.svg show their fronts, choices and searches side by side, and say what does not compare.
+
+    For example: `autocompress report runs/bayesdp runs/tpe --out runs`
+    """
+    from autocompress.report import compare, render
+
+    if len(studies) > 1:
+        written = ", ".join(str(file) for file in compare(studies, out or Path()))
+    elif out is not None:
+        raise StudyError(
+            f"--out is for the comparison of several studies; the report of {studies[0]} goes there itself"
+        )
+    else:
+        render(studies[0])
+        written = f"{studies[0] / 'report.md'}, its pictures, and {studies[0] / 'front.html'}"
+    console.print(f"wrote {written}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from autocompress.pareto import Candidate, ParetoFront
 from autocompress.recipe import first_problem
 
 FORMAT: Literal[1] = 1
+RECORD_FILE = "candidates.json"  # in the folder of a study
 
 
 class _Frozen(BaseModel):
@@ -171,7 +172,10 @@ class StudyRecord(_Frozen):
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write `text` to a new file beside `path`, then rename it over `path`."""
+    """Write `text` to a new file beside `path`, then rename it over `path`; nothing is left beside it on failure."""
     partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -7,7 +7,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from autocompress.record import StudyRecord, write_atomically
@@ -21,6 +20,7 @@ from autocompress.report.explanation import (
 from autocompress.report.headline import floor_sentence, headline
 from autocompress.report.health import failure_groups
 from autocompress.report.page_data import page_data
+from autocompress.report.pages import rendered
 from autocompress.report.story import (
     floor_cost_sentence,
     int8_sentence,
@@ -57,15 +57,7 @@ def write_front_html(record: StudyRecord, path: Path) -> None:
     Raises:
         StudyError: The baseline was not measured, or the chosen candidate is not in the record.
     """
-    environment = Environment(
-        loader=PackageLoader("autocompress.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    write_atomically(path, environment.get_template("front.html.j2").render(_content(record)))
+    write_atomically(path, rendered("front.html.j2", _content(record)))
 
 
 def script_json(value: Any) -> Markup:

@@ -1,4 +1,4 @@
-"""The study as a Markdown document, with the pictures of the front and of the training."""
+"""The study as a Markdown document: its story first, then the pictures and tables behind each sentence."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -19,10 +19,11 @@ from autocompress.report.explanation import (
 )
 from autocompress.report.finalists import HEAD as FINALIST_HEAD
 from autocompress.report.finalists import alike_sentences, finalist_rows
-from autocompress.report.headline import floor_sentence, headline
+from autocompress.report.headline import headline
+from autocompress.report.health import FailureGroup, failure_groups
 from autocompress.report.plot_points import PlotPoint, plot_points
+from autocompress.report.story import story
 from autocompress.report.trainings import (
-    failure_sentence,
     incidents,
     loss_words,
     rate_words,
@@ -30,7 +31,7 @@ from autocompress.report.trainings import (
     start_words,
     training_counts,
 )
-from autocompress.report.wording import kilobytes, phases, points_interval, printable, times, zipped
+from autocompress.report.wording import candidate_count, kilobytes, phases, points_interval, printable, times, zipped
 
 INTERVALS = (
     "Speed-up: median of paired ratios, baseline latency / candidate latency, with its 95 % interval. "
@@ -50,6 +51,7 @@ ZIPPED_SIZE = "zipped size, kB"
 HEAD = ("name", "on front", "rung", "speed-up", "latency, ms", "drop, points", "size, kB", ZIPPED_SIZE, "MACs")
 LAYER_HEAD = ("layer", "weight bits", "activation bits", "zeros", "rank", "ran here")
 TRAINING_HEAD = ("name", "steps", "peak rate", "started from", "loss", "what happened")
+MAX_FAILED = 6  # names beside one reason
 SPECIAL = re.compile(r"[\\`*|~#]|\](?=[(\[:])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+]")
 ORDINAL = re.compile(r"^(\d+)([.)])(?=\s|$)")  # `1.` at the start would make a numbered list
 
@@ -62,14 +64,15 @@ def write_report_md(record: StudyRecord, path: Path) -> None:
     """
     sections = [
         _summary(record),
+        _list("Findings", [escape(sentence) for sentence in record.findings]),
         _front(record),
         _finalists(record),
         _recipe(record),
         _units(record),
+        _health(record),
         _forecasts(record),
         _training(record),
-        _list("Findings", [escape(sentence) for sentence in record.findings]),
-        _list("Failures", [_failure(c) for c in record.candidates if c.failure is not None]),
+        _list("Failures", [_failures(group) for group in failure_groups(record)]),
         _seconds(record),
         _environment(record),
     ]
@@ -86,21 +89,33 @@ def escape(text: str) -> str:
     return ORDINAL.sub(r"\1\\\2", SPECIAL.sub(r"\\\g<0>", html))
 
 
+def escaped_rows(rows: Iterable[Sequence[str]]) -> list[list[str]]:
+    """`rows` with every cell escaped."""
+    return [[escape(cell) for cell in row] for row in rows]
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], sides: str) -> str:
+    """A table of cells that are escaped already; `sides` has an `l` or an `r` a column."""
+    rule = ["---:" if side == "r" else "---" for side in sides]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *rows])
+
+
 def _summary(record: StudyRecord) -> str:
-    result, place = headline(record)
-    first = f"**{escape(result)}** – {escape(place)}"
-    return f"# {escape(record.study.task)}\n\n{first}\n\n{escape(floor_sentence(record))}"
+    result, _ = headline(record)
+    reached, *others = story(record)
+    first = f"**{escape(result)}**{escape(reached.removeprefix(result))}"
+    return "\n".join([f"# {escape(record.study.task)}\n\n{first}\n", *(f"- {escape(other)}" for other in others)])
 
 
 def _front(record: StudyRecord) -> str:
     shown = sorted(plot_points(record), key=lambda p: -p.speedup)
     rows = [_row(p) for p in shown if p.on_front or p.is_chosen or p.kind != "candidate"]
-    table = _table(*_without_empty(HEAD, rows, "lllrrrrrr"))
+    table = markdown_table(*_without_empty(HEAD, rows, "lllrrrrrr"))
     text = f"## Front\n\n![front](front.svg)\n\n{table}\n\n{INTERVALS}"
     n_failed = len(record.candidates) - len(shown)
     counts = (
-        f"{len(shown)} candidates measured, {n_failed} failed. For each measured one that is not listed another is at "
-        "least as good in everything and, beyond the error of both, better in something."
+        f"{candidate_count(len(shown))} measured, {n_failed} failed. For each measured one that is not listed another "
+        "is at least as good in everything and, beyond the error of both, better in something."
     )
     return f"{text}\n\n{counts} All of them, with hover, are in [front.html](front.html)."
 
@@ -124,7 +139,7 @@ def _finalists(record: StudyRecord) -> str:
     rows = finalist_rows(record)
     if not rows:
         return ""
-    table = _table(*_without_empty(FINALIST_HEAD, _escaped(rows), "lrrrrrr"))
+    table = markdown_table(*_without_empty(FINALIST_HEAD, escaped_rows(rows), "lrrrrrr"))
     alike = [f"{escape(sentence[0].upper() + sentence[1:])}." for sentence in alike_sentences(record)]
     return "\n\n".join(["## Finalists, timed together", table, FINALISTS, *alike])
 
@@ -135,17 +150,21 @@ def _recipe(record: StudyRecord) -> str:
     layers, groups = layer_rows(record), group_rows(record)
     text = f"## Chosen recipe\n\n{' '.join(recipe_sentences(record))}"
     if layers:
-        text += "\n\n" + _table(*_without_empty(LAYER_HEAD, _escaped(layers), "lrrrrl"))
+        text += "\n\n" + markdown_table(*_without_empty(LAYER_HEAD, escaped_rows(layers), "lrrrrl"))
     if groups:
-        text += "\n\n" + _table(("channel group", "filters removed"), _escaped(groups), "lr")
+        text += "\n\n" + markdown_table(("channel group", "filters removed"), escaped_rows(groups), "lr")
     return text
 
 
 def _units(record: StudyRecord) -> str:
     if record.explanation is None or not is_for_the_chosen(record):
         return ""
-    table = _table(*_without_empty(UNIT_HEAD, _escaped(unit_rows(record.explanation)), "llrrlrrlrr"))
+    table = markdown_table(*_without_empty(UNIT_HEAD, escaped_rows(unit_rows(record.explanation)), "llrrlrrlrr"))
     return f"## Why each unit is what it is\n\n{table}\n\n{UNIT_NOTE}"
+
+
+def _health(record: StudyRecord) -> str:
+    return "## How the search went\n\n![hypervolume](health.svg)" if len(record.candidates) > 1 else ""
 
 
 def _forecasts(record: StudyRecord) -> str:
@@ -164,7 +183,7 @@ def _training(record: StudyRecord) -> str:
     listed = pictured | {p.candidate.digest for p in plot_points(record) if p.on_front or p.is_chosen or p.name}
     rows = [_training_row(record, c, c.training) for c in record.candidates if c.training and c.digest in listed]
     picture = "![course of the training](training.svg)" if pictured else ""
-    table = _table(*_without_empty(TRAINING_HEAD, rows, "lrrlrl")) if rows else ""
+    table = markdown_table(*_without_empty(TRAINING_HEAD, rows, "lrrlrl")) if rows else ""
     parts = ["## Training", picture, table, f"{training_counts(record)} {LOSSES}"]
     return "\n\n".join(part for part in parts if part)
 
@@ -182,15 +201,17 @@ def _training_row(record: StudyRecord, candidate: Candidate, training: TrainingS
     ]
 
 
-def _failure(candidate: Candidate) -> str:
-    return f"{escape(candidate.name)} ({escape(candidate.rung)}): {escape(failure_sentence(candidate))}"
+def _failures(group: FailureGroup) -> str:
+    names = [f"{escape(c.name)} ({escape(c.rung)})" for c in group.candidates[:MAX_FAILED]]
+    more = len(group.candidates) - len(names)
+    return f"{', '.join(names)}{f' and {more} more' if more else ''}: {escape(group.reason)}"
 
 
 def _seconds(record: StudyRecord) -> str:
     if not record.seconds:
         return ""
     rows = [[escape(phase), f"{spent:,.1f}", share] for phase, spent, share in phases(record.seconds)]
-    table = _table(("phase", "seconds", "share"), rows, "lrr")
+    table = markdown_table(("phase", "seconds", "share"), rows, "lrr")
     above = f"![seconds by phase](seconds.svg)\n\n{escape(rung_sentence(record))}\n\n" if record.explanation else ""
     return f"## Where the time went\n\n{above}{table}"
 
@@ -213,18 +234,9 @@ def _list(title: str, lines: Sequence[str]) -> str:
     return f"## {title}\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
 
 
-def _escaped(rows: Iterable[Sequence[str]]) -> list[list[str]]:
-    return [[escape(cell) for cell in row] for row in rows]
-
-
 def _without_empty(
     head: Sequence[str], rows: Sequence[Sequence[str]], sides: str
 ) -> tuple[list[str], list[list[str]], str]:
     """A table without the columns in which no row has a text."""
     kept = [i for i in range(len(head)) if any(row[i] for row in rows)]
     return [head[i] for i in kept], [[row[i] for i in kept] for row in rows], "".join(sides[i] for i in kept)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], sides: str) -> str:
-    rule = ["---:" if side == "r" else "---" for side in sides]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *rows])

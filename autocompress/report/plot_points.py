@@ -1,11 +1,11 @@
 """What both pictures show: one point a measured candidate, the staircase of the front, the visible range of drops."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from autocompress.measurement import Measurement
-from autocompress.pareto import Candidate, dominates
+from autocompress.pareto import Candidate
 from autocompress.record import StudyRecord
 from autocompress.report.wording import shortened
 
@@ -80,15 +80,21 @@ def with_zipped_sizes(record: StudyRecord) -> bool:
     return any(c.measurement is not None and c.measurement.zipped_bytes is not None for c in record.candidates)
 
 
+def staircase_points(points: Iterable[PlotPoint]) -> list[PlotPoint]:
+    """Those that no other dominates in speed-up and drop alone, slowest first; points at one place are all kept."""
+    kept: list[PlotPoint] = []
+    for p in sorted(points, key=lambda p: (-p.speedup, p.drop)):
+        if not kept or p.drop < kept[-1].drop or (p.speedup, p.drop) == (kept[-1].speedup, kept[-1].drop):
+            kept.append(p)
+    return kept[::-1]
+
+
 def staircase(record: StudyRecord) -> list[tuple[float, float]]:
-    """Speed-up and drop in points of those that no other dominates in these two values alone, slowest first.
+    """Speed-up and drop in points of the `staircase_points` of a record, each once.
 
     Members of the whole front that are off this line are kept for their size, or because their error allows no verdict.
     """
-    measured = [c.measurement for c in record.candidates if c.measurement is not None]
-    values = {(1 / m.speedup.value, m.accuracy_drop.value) for m in measured}
-    line = [value for value in values if not any(dominates(other, value) for other in values)]
-    return sorted((1 / latency, 100 * drop) for latency, drop in line)
+    return list(dict.fromkeys((p.speedup, p.drop) for p in staircase_points(plot_points(record))))
 
 
 def lowest_drop_shown(points: Sequence[PlotPoint], max_drop: float) -> float | None:

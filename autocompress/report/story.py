@@ -4,12 +4,22 @@ All is plain text from the record, for the caller to escape; a sentence with not
 """
 
 from autocompress.measurement import Measurement
-from autocompress.pareto import Candidate, Wishes, dominates
+from autocompress.pareto import Candidate, Wishes
 from autocompress.record import StudyRecord
 from autocompress.report.explanation import grouped_seconds
 from autocompress.report.headline import floor_sentence, headline, result_words
 from autocompress.report.health import failure_groups, hypervolume_history
-from autocompress.report.wording import candidate_count, duration, percent, points_interval, printable, shortened, times
+from autocompress.report.plot_points import plot_points, staircase_points
+from autocompress.report.wording import (
+    candidate_count,
+    duration,
+    listed,
+    percent,
+    points_interval,
+    printable,
+    shortened,
+    times,
+)
 
 INT8_LABEL = "int8"
 NEARLY_ALL, LATE = 0.9, 0.75  # shares of the hypervolume and of the time that the sentence about the search tells
@@ -95,11 +105,10 @@ def floor_cost_sentence(record: StudyRecord) -> str:
     is_chosen = record.chosen is not None and record.chosen.digest == within.digest
     name = "the choice" if is_chosen else printable(within.name)
     where = f"{name} is the fastest that is sure to keep it, {_numbers(best)}"
-    faster = [pair for pair in measured if pair[1].speedup.low > best.speedup.high]
-    beyond = [pair for pair in faster if not any(dominates(_place(other), _place(pair[1])) for _, other in measured)]
+    beyond = [p for p in staircase_points(plot_points(record)) if p.measurement.speedup.low > best.speedup.high]
     if not beyond:
         return f"The floor cost no speed: {where}; none of the others is certainly faster."
-    loser, m = min(beyond, key=lambda pair: pair[1].speedup.value)
+    loser, m = beyond[0].candidate, beyond[0].measurement
     verdict = "breaks it" if m.accuracy_drop.low > record.study.max_drop else "is not sure to keep it"
     return (
         f"What the floor cost: {where}; the next that is certainly faster, {printable(loser.name)}, {_numbers(m)}, "
@@ -124,7 +133,8 @@ def search_sentence(record: StudyRecord) -> str:
     if n_candidates == 0:
         return "No candidate but the FP32 model was measured."
     if history[-1].share == 0:
-        return f"None of {candidate_count(n_candidates)} is faster than FP32 at a drop below 5 points: the hypervolume is 0."
+        tried = candidate_count(n_candidates)
+        return f"None of {tried} is faster and smaller than FP32 at a drop below 5 points: the hypervolume is 0."
     nearly = next(point for point in history if point.share >= NEARLY_ALL)
     before = max((point.share for point in history if point.seconds <= LATE * seconds), default=0.0)
     return (
@@ -151,10 +161,6 @@ def _measured(record: StudyRecord) -> list[Measured]:
     return [(c, c.measurement) for c in record.candidates if c.measurement is not None]
 
 
-def _place(m: Measurement) -> tuple[float, float]:
-    return 1 / m.speedup.value, m.accuracy_drop.value
-
-
 def _numbers(m: Measurement) -> str:
     return f"{times(m.speedup)} at a drop of {points_interval(m.accuracy_drop)} points"
 
@@ -175,7 +181,7 @@ def _equal_speed(record: StudyRecord) -> str:
     alike = _timed_alike(record) if record.finalists else _overlapping(record)
     if not alike:
         return ""
-    names = _listed([printable(record.candidate(digest).name) for digest in alike])
+    names = listed([printable(record.candidate(digest).name) for digest in alike])
     return f"The latency of the choice can't be told apart from that of {names}."
 
 
@@ -210,8 +216,3 @@ def _no_loss(record: StudyRecord) -> str:
 
 def _reason(text: str) -> str:
     return shortened(text, MAX_REASON).rstrip(".")
-
-
-def _listed(parts: list[str]) -> str:
-    """`a, b and c`."""
-    return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)

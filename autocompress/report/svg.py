@@ -22,8 +22,13 @@ STYLE: dict[str, object] = {
 
 def write_svg(draw: Callable[[], Figure], path: Path) -> None:
     """Write what `draw` returns as an SVG file, replaced in one step; `draw` is called with the style in force."""
+    write_atomically(path, svg_text(draw))
+
+
+def svg_text(draw: Callable[[], Figure]) -> str:
+    """What `draw` returns as the text of an SVG file; `draw` is called with the style in force."""
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         figure = draw()
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": "autocompress"})
-    write_atomically(path, stream.getvalue())
+    return stream.getvalue()

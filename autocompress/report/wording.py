@@ -1,7 +1,7 @@
 """How numbers and recipes are worded in every report: percent, points and kB appear here and nowhere below."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from autocompress.measurement import Interval, Speedup
@@ -73,6 +73,11 @@ def zipped(n_bytes: int | None) -> str:
     ('1,234.6', '')
     """
     return "" if n_bytes is None else kilobytes(n_bytes)
+
+
+def listed(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`; at least one part."""
+    return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)
 
 
 def candidate_count(n: int) -> str:

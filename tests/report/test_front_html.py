@@ -68,6 +68,18 @@ def test_rendering_again_from_the_record_gives_the_same_bytes(trained, tmp_path)
     assert [name for name in names if (tmp_path / name).read_bytes() != first[name]] == []
 
 
+def test_rendering_leaves_only_the_report_and_the_record(full, tmp_path):
+    full.write(tmp_path / "candidates.json")
+    render(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "candidates.json",
+        "front.html",
+        "front.svg",
+        "health.svg",
+        "report.md",
+    ]
+
+
 def test_rendering_a_folder_without_a_record_says_what_is_missing(tmp_path):
     with pytest.raises(StudyError, match=r"candidates\.json cannot be read"):
         render(tmp_path)
@@ -91,7 +103,7 @@ def test_the_browser_may_run_the_one_script_of_the_page_and_load_nothing(full, t
 
 def test_every_file_of_the_page_is_used():
     names = {file.name for file in (files("autocompress.report") / "templates").iterdir()}
-    assert names == {*SCRIPTS, *STYLES, "front.html.j2"}
+    assert names == {*SCRIPTS, *STYLES, "front.html.j2", "comparison.html.j2"}
 
 
 def test_the_scripts_put_no_text_into_the_page_as_html():

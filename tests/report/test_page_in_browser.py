@@ -14,18 +14,9 @@ from playwright.sync_api import expect, sync_playwright
 from autocompress.pareto import Wishes, choose
 from autocompress.report import write_front_html
 from autocompress.report.page_data import page_data
+from examples.report_screenshot import CHROMIUM, FLAGS
 from tests.report.pages import EVIL, evil_record, large_record, random_record
 
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 EXAMPLE = Path(__file__).parents[2] / "examples" / "report_screenshot.py"
 OPEN_SECONDS, SLIDER_MS = 2.0, 100.0  # what the issue promises for 1,000 candidates of 100 layers
 
@@ -33,7 +24,7 @@ OPEN_SECONDS, SLIDER_MS = 2.0, 100.0  # what the issue promises for 1,000 candid
 @pytest.fixture(scope="module", name="chromium")
 def _chromium():
     """Where it is missing, tests are left out, but not in CI."""
-    if not CHROMIUM.exists():
+    if not Path(CHROMIUM).exists():
         missing = f"{CHROMIUM} is missing; apt-get install chromium"
         if os.environ.get("CI"):
             pytest.fail(missing)
@@ -43,7 +34,7 @@ def _chromium():
 @pytest.fixture(scope="module", name="browser")
 def _browser(chromium):
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield browser
         browser.close()
 

@@ -192,7 +192,9 @@ def test_the_search_is_told_by_its_hypervolume(record, make, measured, recipe):
 def test_a_search_that_found_nothing_says_so(record, make, measured, recipe):
     assert search_sentence(record(make(recipe(8), None))) == "No candidate but the FP32 model was measured."
     slow = make(recipe(8), measured(speedup=0.5))
-    assert search_sentence(record(slow)).startswith("None of 1 candidate is faster than FP32 at a drop below 5 points")
+    assert search_sentence(record(slow)).startswith(
+        "None of 1 candidate is faster and smaller than FP32 at a drop below 5 points"
+    )
 
 
 def test_failures_are_counted_with_their_most_frequent_reason(record, make, recipe):
