@@ -9,7 +9,7 @@ from autocompress.pareto import Candidate
 from autocompress.recipe import LayerRecipe
 from autocompress.record import StudyRecord
 from autocompress.report.plot_points import PlotPoint
-from autocompress.report.trainings import loss_words, rate_words, training_line
+from autocompress.report.trainings import training_line
 from autocompress.report.wording import (
     kilobytes,
     points_interval,
@@ -176,7 +176,7 @@ def _treatment(layer: LayerRecipe) -> dict[str, Any]:
 
 
 def _training(candidate: Candidate) -> dict[str, Any]:
-    """The course as steps, losses and the texts of both, and where the training was given up."""
+    """The course as steps, losses and rates, 0 where the user's own loop chose them, and whether it was given up."""
     own = candidate.training
     if own is None or not own.course:
         return {"course": None}
@@ -185,15 +185,10 @@ def _training(candidate: Candidate) -> dict[str, Any]:
         "course": {
             "steps": [p.step for p in course],
             "losses": [float(f"{p.loss:.5g}") for p in course],
-            "texts": [_course_text(p.step, p.loss, p.learning_rate) for p in course],
+            "rates": [float(f"{p.learning_rate:.2g}") for p in course],
             "stopped": own.stopped_at is not None,
         }
     }
-
-
-def _course_text(step: int, loss: float, rate: float) -> str:
-    words = rate_words(rate)
-    return f"step {step}, loss {loss_words(loss)}" + (f", rate {words}" if words else "")
 
 
 def _test(record: StudyRecord, point: PlotPoint) -> dict[str, str] | None:

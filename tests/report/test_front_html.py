@@ -103,7 +103,7 @@ def test_the_browser_may_run_the_one_script_of_the_page_and_load_nothing(full, t
 
 def test_every_file_of_the_page_is_used():
     names = {file.name for file in (files("autocompress.report") / "templates").iterdir()}
-    assert names == {*SCRIPTS, *STYLES, "front.html.j2"}
+    assert names == {*SCRIPTS, *STYLES, "front.html.j2", "comparison.html.j2"}
 
 
 def test_the_scripts_put_no_text_into_the_page_as_html():

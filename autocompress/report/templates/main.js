@@ -48,7 +48,17 @@ function switchTheme() {
 function redraw() {
   drawFront();
   drawPanel();
-  drawHealth();
+  whenNear(byId("health"), drawHealth);
+}
+
+// Draws what is far below once somebody comes near it, so that a large study opens fast.
+function whenNear(element, draw) {
+  const observer = new IntersectionObserver(entries => {
+    if (!entries.some(entry => entry.isIntersecting)) return;
+    observer.disconnect();
+    draw();
+  }, {rootMargin: "400px"});
+  observer.observe(element);
 }
 
 function start() {

@@ -41,7 +41,8 @@ function rangeOf(values) {
 
 function courseName(c, [x, y], i) {
   const text = shortName(c) + (c.course.stopped ? ", given up" : "");
-  return s("text", {class: "mark", x: x - 4, y: y - 8 - 13 * i, "text-anchor": "end"}, text);
+  const side = x < 260 ? {x: x + 7, "text-anchor": "start"} : {x: x - 4, "text-anchor": "end"};
+  return s("text", {class: "mark", y: y - 8 - 13 * i, ...side}, text);
 }
 
 function followCourse(near, marks, [x, y]) {
@@ -54,5 +55,10 @@ function followCourse(near, marks, [x, y]) {
   if (!best) return tip.hide();
   near.setAttribute("cx", best.at[0]);
   near.setAttribute("cy", best.at[1]);
-  tip.show(near, [shortName(best.c), best.c.course.texts[best.i]]);
+  tip.show(near, [shortName(best.c), ...courseLines(best.c.course, best.i)]);
+}
+
+function courseLines({steps, losses, rates}, i) {
+  const rate = rates[i] ? [`rate ${rates[i].toExponential(1)}`] : [];
+  return [`step ${steps[i]}`, `loss ${losses[i].toPrecision(3)}`, ...rate];
 }
