@@ -36,7 +36,7 @@ def quick_timing() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in ("controller", "evaluator"):
             patch.setattr(f"autocompress.search.{module}.LatencySettings", lambda: QUICK)
-        for module in ("ending", "single"):
+        for module in ("ending", "single", "verification"):
             patch.setattr(f"autocompress.search.{module}.FINALIST", QUICK)
         patch.setattr("autocompress.search.clock._FINALISTS_SECONDS", QUICK.max_seconds)
         yield

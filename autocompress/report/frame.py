@@ -105,10 +105,9 @@ def read_frame(path: str | Path) -> pd.DataFrame:
     """
     return pd.read_csv(
         path,
-        dtype=COLUMN_TYPES,  # type: ignore[arg-type]  # names of types
+        dtype=COLUMN_TYPES,
         keep_default_na=False,  # a reason may be a word such as None
         na_values=[""],
-        float_precision="round_trip",
     )
 
 

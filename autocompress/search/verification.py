@@ -15,6 +15,7 @@ from autocompress.measure import describe_environment
 from autocompress.measurement import Environment, Interval, Measurement
 from autocompress.recipe import Recipe
 from autocompress.search.chosen import Manifest
+from autocompress.search.context import Split
 from autocompress.search.evaluate import measure_candidate
 from autocompress.search.identity import task_identity
 from autocompress.search.single import OnPhase, worker_with_baseline
@@ -92,7 +93,7 @@ def verify_chosen(
         raise StudyError(f"the manifest in {folder} claims nothing: its candidate was not measured; choose another one")
     here = _environment_here(manifest.environment, threads)
     differences = [*task_differences(manifest.task, task_identity(task)), *differences_of(manifest.environment, here)]
-    split = "test" if manifest.chosen.test else "validation"
+    split: Split = "test" if manifest.chosen.test else "validation"
     judge = Judge(claimed, bool(manifest.task["higher_is_better"]), is_same_kind=not differences)
     measured = _measured(folder, task, manifest.candidate.recipe, split, here.inference_threads, judge, on_phase)
     return Verification(tuple(judge(measured)), tuple(differences), split, measured.n_samples)
@@ -109,7 +110,7 @@ def _measured(
     folder: Path,
     task: Task,
     recipe: Recipe,
-    split: Literal["test", "validation"],
+    split: Split,
     n_threads: int,
     judge: Callable[[Measurement], list[Claim]],
     on_phase: OnPhase,
@@ -221,7 +222,8 @@ class Judge:
             is_faster = b.low > 1 or a.low <= 1
             verdict = "fails" if self._is_same_kind or not is_faster else "not here"
             why = "slower than claimed" if is_faster else "not faster than FP32 here"
-        return Claim(SPEEDUP, *(f"{s.value:.2f}x [{s.low:.2f}, {s.high:.2f}]" for s in (a, b)), verdict, why)
+        there, this = (f"{s.value:.2f}x [{s.low:.2f}, {s.high:.2f}]" for s in (a, b))
+        return Claim(SPEEDUP, there, this, verdict, why)
 
     def _latency(self, here: Measurement) -> Claim:
         there = self._claimed
