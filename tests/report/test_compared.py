@@ -87,7 +87,7 @@ def _odd_objective(folder, study):
             _no_baseline, "bad/candidates.json cannot be compared: the study has no measured", id="no baseline"
         ),
         pytest.param(
-            _lost_choice, "bad/candidates.json cannot be compared: 0 candidates have a digest", id="lost choice"
+            _lost_choice, "bad/candidates.json cannot be compared: no candidate has a digest", id="lost choice"
         ),
         pytest.param(_odd_objective, "cannot be compared: an objective must be one of", id="unknown objective"),
     ],
