@@ -42,6 +42,14 @@ def quick_timing() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_kind_of_processor() -> Iterator[None]:
+    """Studies in tests begin with the same anchors on every CPU, as on those whose 8-bit products are exact."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autocompress.measure.environment.int8_saturates", lambda: False)
+        yield
+
+
 LONGEST_FIRST = (
     "study_failures",
     "cli",

@@ -18,7 +18,7 @@ from torch import nn
 
 from autocompress.compress import calibrate, compress
 from autocompress.errors import AutocompressError, MeasurementError
-from autocompress.measure import Predictions, accuracy_drop
+from autocompress.measure import Predictions, accuracy_drop, score_of
 from autocompress.recipe import Recipe
 from autocompress.search.context import EvaluationContext, channels_last_module
 from autocompress.search.damage_file import Damage, DamageFile, damage_file
@@ -222,6 +222,7 @@ class _Bench:
             if has_norms:  # in the layout of the candidates, so that they round alike
                 adapt_batch_norm(model, data.train)
             self._teacher = self._outputs(model)
+        score_of(self._context.task, Predictions(concatenate(self._teacher[1]), self._targets()))  # or it raises
 
     def damage(self, recipe: Recipe) -> Damage:
         """What the recipe does.
@@ -249,14 +250,16 @@ class _Bench:
         """Outputs by batch, of calibration and of validation data."""
         return _run(module, self._data.calibration), _run(module, self._data.validation)
 
+    def _targets(self) -> Any:
+        return concatenate([targets for _, targets in self._data.validation])
+
     def _compared(self, mine: _Outputs, teacher: _Outputs) -> Damage:
         task, data = self._context.task, self._data
         divergences = [
             _divergence(ours, theirs, batches)
             for ours, theirs, batches in zip(mine, teacher, (data.calibration, data.validation), strict=True)
         ]
-        targets = concatenate([targets for _, targets in data.validation])
-        before, after = (Predictions(concatenate(outputs[1]), targets) for outputs in (teacher, mine))
+        before, after = (Predictions(concatenate(outputs[1]), self._targets()) for outputs in (teacher, mine))
         drop = accuracy_drop(task, before, after, max_seconds=_RESAMPLING_SECONDS)
         return Damage(divergences[1], drop.value, (drop.high - drop.low) / (2 * _Z), divergences[0])
 
