@@ -246,7 +246,8 @@ def test_sensitivity_prints_draws_and_remembers(
     picture = tmp_path / "sensitivity.svg"
     first = command("sensitivity", TINY, "--space", "int8", "--picture", picture)
     assert first.code == 0 and first.error == ""
-    assert "what each layer loses, in points; below: divergence" in first.out and f"wrote {picture}" in first.out
+    said = " ".join(first.out.split())
+    assert "what each layer loses, in points; below: divergence" in said and f"wrote {picture}" in said
     rows = [line.split() for line in first.out.splitlines() if " ±" in line]
     assert {row[0] for row in rows} == {"0", "3", "7"} and all(line.count("±") == 2 for line in map(" ".join, rows))
     assert "<svg" in picture.read_text()
