@@ -16,7 +16,7 @@ COLOURS: dict[Kind, str] = {"baseline": "#777777", "anchor": "#D55E00", "candida
 CHOSEN_COLOUR, FLOOR_COLOUR = "#009E73", "#A0522D"
 EDGE_FLOORS = 6.0  # drops beyond so many floors are drawn at the edge
 _N_TICKS = 6
-_CELL = 'style="text-align:left;padding:2px 8px"'
+_CELL = 'style="text-align:left;padding:2px 8px;white-space:nowrap"'
 
 
 @dataclass(frozen=True)

@@ -1,38 +1,19 @@
 """What `choose` shows while it works: a bar of the training under way, with a forecast, on a terminal."""
 
-from types import TracebackType
-
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from autocompress.search.progress import Progress
-from autocompress.terminal.live import TrainingLine, clock
+from autocompress.terminal.live import LiveView, clock
 
 
-class ChoiceView:
+class ChoiceView(LiveView):
     """A live view of what is done with a choice on a terminal; elsewhere only its messages.
 
     Args:
         console: Where to draw.
     """
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-        self._training = TrainingLine()
-
-    def __enter__(self) -> "ChoiceView":
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
 
     def update(self, progress: Progress) -> None:
         """Show the present state; a message stays as a line."""

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from statistics import fmean
 from types import TracebackType
+from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -20,21 +21,19 @@ SPARKS = 24
 BARS = "▁▂▃▄▅▆▇█"
 
 
-class SearchView:
-    """A live view of a search on a terminal, plain lines elsewhere.
+class LiveView:
+    """A part of the terminal that is drawn anew several times a second while it is entered; nothing elsewhere.
 
     Args:
         console: Where to draw.
-        budget: As the user wrote it.
     """
 
-    def __init__(self, console: Console, budget: str) -> None:
-        self._console, self._budget = console, budget
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-        self._start = time.monotonic()
         self._training = TrainingLine()
 
-    def __enter__(self) -> "SearchView":
+    def __enter__(self) -> Self:
         if self._live:
             self._live.start()
         return self
@@ -44,6 +43,20 @@ class SearchView:
     ) -> None:
         if self._live:
             self._live.stop()
+
+
+class SearchView(LiveView):
+    """A live view of a search on a terminal, plain lines elsewhere.
+
+    Args:
+        console: Where to draw.
+        budget: As the user wrote it.
+    """
+
+    def __init__(self, console: Console, budget: str) -> None:
+        super().__init__(console)
+        self._budget = budget
+        self._start = time.monotonic()
 
     def update(self, progress: Progress) -> None:
         """Show the present state; a finished candidate also stays as a line."""
