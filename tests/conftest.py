@@ -54,6 +54,8 @@ LONGEST_FIRST = (
     "study_failures",
     "cli",
     "study",
+    "study_choice",
+    "page_in_browser",
     "architectures",
     "mixing",
     "kernels",

@@ -112,6 +112,7 @@ def test_a_full_finetuning_that_does_no_good_changes_no_model(
     assert (copied / "chosen" / "weights.safetensors").read_bytes() == weights
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_full_finetuning_keeps_the_choice_and_the_training_goes_on_next_time(copied: Path) -> None:
     study, messages = load_study(copied, slow()), list[str]()
     before = int8_of(study)
