@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from autocompress.latency import LatencySettings
+from autocompress.space import anchors
 from tests.commands import command  # noqa: F401  # a fixture for all
 
 hypothesis.settings.register_profile("patient", deadline=None)  # a loaded machine is not a defect
@@ -43,10 +44,12 @@ def quick_timing() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_kind_of_processor() -> Iterator[None]:
+def same_anchors() -> Iterator[None]:
     """Studies in tests begin with the same anchors on every CPU, as on those whose 8-bit products are exact."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("autocompress.measure.environment.int8_saturates", lambda: False)
+        patch.setattr(
+            "autocompress.search.controller.anchors", lambda space, graph, int8_saturates: anchors(space, graph)
+        )
         yield
 
 

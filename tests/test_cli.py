@@ -313,7 +313,8 @@ def without_task(copied: Path) -> Path:
 
 
 def test_a_study_that_names_no_task_is_chosen_from_all_the_same(command: Command, copied: Path) -> None:
-    digest = digests(without_task(copied))["fp32"]
+    chosen = Manifest.read(copied / "chosen").candidate.label
+    digest = digests(without_task(copied))["int8" if chosen == "fp32" else "fp32"]
     done = command("choose", copied, "--digest", digest)
     assert done.code == 0 and "not confirmed on the test split: the study names no task; give it with" in done.out
     assert Manifest.read(copied / "chosen").candidate.digest == digest and digest in (copied / "report.md").read_text()
@@ -328,7 +329,8 @@ def test_a_copied_chosen_folder_verifies(command: Command, study: Path, tmp_path
     done = command("verify", moved)
     assert done.code in (0, 1)  # a loaded machine may miss the speed-up
     rows = [line for line in done.out.splitlines() if re.match(r"\S (score|drop|size|kernels) ", line)]
-    assert len(rows) == 4 and all("holds" in row for row in rows), done.out
+    with_kernels = Manifest.read(moved).candidate.label != "fp32"  # INT8 is not faster on every CPU
+    assert len(rows) == 3 + with_kernels and all("holds" in row for row in rows), done.out
     assert "150 test samples" in done.out and "·" not in done.out
 
 

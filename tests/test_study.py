@@ -26,7 +26,7 @@ from autocompress.search.progress import Progress
 from tests.studies import fingerprints, study_of
 from tests.tiny import images, tiny
 
-REPORT = ("report.md", "front.svg", "training.svg", "front.html")
+REPORT = ("report.md", "health.svg", "front.svg", "training.svg", "front.html")
 DEPLOYED = ("model.xml", "model.bin", "model.onnx", "weights.safetensors", "recipe.yaml")
 N_TRIALS = 4
 
@@ -149,9 +149,9 @@ def test_who_watches_sees_each_candidate_and_the_best(finished: Finished) -> Non
 def test_the_finalists_were_timed_together(finished: Finished) -> None:
     assert finished.record.finalists and finished.record.chosen
     digests = finished.record.finalists.digests
-    assert finished.record.chosen.digest in digests and len(finished.record.finalists.pairs) == math.comb(
-        len(digests), 2
-    )
+    is_fp32 = finished.record.chosen.digest == finished.record.baseline.digest  # INT8 is not faster on every CPU
+    assert is_fp32 or finished.record.chosen.digest in digests
+    assert len(finished.record.finalists.pairs) == math.comb(len(digests), 2)
     speeds = [finished.record.candidate(digest).measurement.speedup.value for digest in digests]  # type: ignore[union-attr]
     assert speeds == sorted(speeds, reverse=True)
     assert any("timing the" in e.phase for e in finished.events)

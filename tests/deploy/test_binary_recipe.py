@@ -18,6 +18,7 @@ from autocompress.latency import compile_model
 from autocompress.measure import float_layers, layer_precisions
 from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.train import FinetuneSettings, Objective, Teacher, finetune
+from tests.processor import exact_on_this_processor
 
 W8A8 = LayerRecipe(weight_bits=8, activation_bits=8)
 BINARY = LayerRecipe(weight_bits=1, activation_bits=1)
@@ -57,6 +58,7 @@ def outputs(model: CompressedModel, x: Tensor) -> Tensor:
         return result
 
 
+@exact_on_this_processor
 @pytest.mark.parametrize("kind", ["xnor", "dorefa"])
 def test_a_binary_layer_is_deployed_in_the_binary_kernel(kind: str, tmp_path: Path) -> None:
     model = trained(LayerRecipe(weight_bits=1, activation_bits=1, binarization=kind))
@@ -69,6 +71,7 @@ def test_a_binary_layer_is_deployed_in_the_binary_kernel(kind: str, tmp_path: Pa
     assert np.allclose(found, outputs(model, X[:8]), atol=1e-4)
 
 
+@exact_on_this_processor
 def test_binary_weights_with_an_8_bit_input_run_on_integers() -> None:
     model = trained(LayerRecipe(weight_bits=1, activation_bits=8))
     with model.export_form() as module:

@@ -160,9 +160,9 @@ def test_a_score_without_values_by_sample_has_an_error_too() -> None:
     assert found.drop_error > 0
 
 
-def test_a_score_that_is_not_a_number_is_a_reason_of_failure() -> None:
-    table = damage_table(context_of(tiny.nan_score()), [PRUNED], 60)
-    assert "must be a finite number" in table.failures[PRUNED.digest()]
+def test_a_score_that_is_not_a_number_is_an_error() -> None:
+    with pytest.raises(MeasurementError, match="must be a finite number"):
+        damage_table(context_of(tiny.nan_score()), [PRUNED], 60)
 
 
 def test_no_data_is_an_error() -> None:

@@ -156,7 +156,7 @@ def test_a_second_call_goes_on_where_the_first_was_interrupted(tmp_path: Path, p
         file.write('{"recipe": {"lay')  # and cut
     seen = process.asked[:]
     process.asked.clear()
-    samples = collect(task, graph, tmp_path, 1.5)
+    samples = collect(task, graph, tmp_path, 5.0)
     assert len(samples) > N_TOGETHER
     assert [s.recipe for s in samples] == sample_recipes(graph, len(samples))
     assert not {d for _, digests in seen for d in digests} & {d for _, digests in process.asked for d in digests}
