@@ -15,7 +15,7 @@ from autocompress.recipe import Calibration, LayerRecipe, Recipe
 from tests.deploy.deployed import constants, deployed, quantized, weights_of
 from tests.deploy.side_by_side import KINDS, MAPS, TRANSPOSED, case, layers_of
 from tests.nets import NETS
-from tests.processor import HAS_VNNI, exact_on_this_processor
+from tests.processor import FLAGS, HAS_VNNI, exact_on_this_processor
 
 ROOT = Path(__file__).parents[2]
 ROUNDING = 2e-6  # of the largest output: float sums of another order

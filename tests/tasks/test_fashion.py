@@ -8,7 +8,7 @@ from autocompress.deploy import to_openvino
 from autocompress.latency import compile_model
 from autocompress.tasks.fashion import DATA, WEIGHTS, fashion, flip_and_shift, load_split
 
-SIZES = {"train": 10_000, "validation": 3_000, "test": 5_000}
+SIZES = {"train": 10_000, "validation": 6_000, "test": 5_000}
 
 
 @pytest.mark.parametrize(("split", "n"), SIZES.items())
@@ -26,7 +26,7 @@ def test_no_image_is_in_two_splits() -> None:
 
 
 def test_the_files_are_small() -> None:
-    assert DATA.stat().st_size + WEIGHTS.stat().st_size < 10_000_000 and DATA.stat().st_size < 9_000_000
+    assert DATA.stat().st_size + WEIGHTS.stat().st_size < 11_000_000 and DATA.stat().st_size < 9_500_000
 
 
 def test_the_checkpoint_is_trained() -> None:
