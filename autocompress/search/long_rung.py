@@ -1,6 +1,6 @@
 """The long rung: what is faster than the present choice and may keep the floor is trained again, for longer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from autocompress.measurement import Interval, Measurement
 from autocompress.pareto import Candidate
@@ -96,21 +96,21 @@ class LongRung:
         seconds = candidate.seconds.get("finetune", 0.0) / candidate.n_steps
         return self._clock.long_steps(evaluator.n_done, candidate.n_steps, seconds)
 
-    def _is_better_than(self, candidate: Candidate) -> Callable[[Measurement], bool]:
-        before = candidate.measurement
-        return lambda after: before is None or after.accuracy_drop.value < before.accuracy_drop.value
-
     def _second_seed(self, evaluator: Evaluator) -> None:
         """Train the choice once more from the start; the better of the two stays, and both are told."""
         candidate = self._ledger.best().candidate
         before = candidate.measurement
         if before is None or candidate.rung != LONG or self._n_steps(evaluator, candidate) < candidate.n_steps:
             return
-        rung, is_kept = Rung(LONG, candidate.n_steps), self._is_better_than(candidate)
+
+        def is_better(after: Measurement) -> bool:
+            return after.accuracy_drop.value < before.accuracy_drop.value
+
+        rung = Rung(LONG, candidate.n_steps)
         with self._folder.claim(candidate.digest) as is_ours:
             if not is_ours:
                 return
-            again = evaluator.run(candidate.recipe, candidate.label, rung, seed=candidate.seed + 1, is_kept=is_kept)
+            again = evaluator.run(candidate.recipe, candidate.label, rung, seed=candidate.seed + 1, is_kept=is_better)
         if again.measurement:
             drops = [100 * m.accuracy_drop.value for m in (before, again.measurement)]
             self._ledger.findings.append(
