@@ -1,7 +1,7 @@
 """Run the default search as a user would, and write `reports/fashion/` with the figures that the README quotes.
 
-Run `python examples/fashion_report.py`: about 12 minutes, or seconds with `--study FOLDER`, a finished one. The study is
-made in a temporary folder; the report is kept.
+Run `python examples/fashion_report.py`: about 12 minutes, or seconds with `--study FOLDER`, a finished one. The study
+is made in a temporary folder; the report is kept.
 """
 
 import argparse
