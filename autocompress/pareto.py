@@ -15,7 +15,7 @@ from autocompress.recipe import Recipe
 ObjectiveName = Literal["accuracy_drop", "latency", "size_bytes"]
 DEFAULT_OBJECTIVES: tuple[ObjectiveName, ...] = ("accuracy_drop", "latency", "size_bytes")
 
-CHANCES = 0.04, 0.01  # of keeping what breaks the floor: before and after the first whose bound is too high
+CHANCES = 0.025, 0.025  # of keeping what breaks the floor: before and after the first whose bound is too high
 SAME_SIZE = 0.005  # sizes that differ by less than this fraction count as the same
 
 _GETTERS: dict[str, Callable[[Measurement], Interval]] = {
