@@ -1,6 +1,7 @@
 """The loop: baseline, anchors, planned candidates, longer training of the best, confirmation."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 from autocompress.errors import MeasurementError, SearchSpaceError
 from autocompress.graph import ModelGraph
@@ -111,17 +112,17 @@ class Controller:
         return self._ledger.record()
 
     def _rungs(self, short: ShortRung, evaluator: Evaluator, engine: Engine | None) -> None:
-        """Short trainings, then longer ones of the best; in what time is left one more of each in turn."""
+        """Short trainings and longer ones of the best."""
         long = LongRung(
             self._folder, self._ledger, self._clock, self._configuration.max_drop, self._baseline().accuracy
         )
         n_steps = self._configuration.finetune_steps or 0
         planning = engine.planning_seconds(self._clock) if engine and not engine.is_ready else 0.0
         self._report(self._phase, message=self._clock.plan(n_steps, planning))
-        short.run(evaluator, long.largest_short_drop)
-        long.run(evaluator, short.drops)
-        while short.run(evaluator, long.largest_short_drop, reserve=False, at_most=1):
-            long.run(evaluator, short.drops)
+        take_turns(
+            lambda reserve, at_most: short.run(evaluator, long.largest_short_drop, reserve=reserve, at_most=at_most),
+            lambda: long.run(evaluator, short.drops),
+        )
 
     def _end(self, worker: Worker, engine: Engine | None, drops: Mapping[str, Interval]) -> None:
         """Time the finalists, choose, confirm and explain."""
@@ -226,3 +227,17 @@ class Controller:
                 n_steps=evaluator.n_steps if evaluator else 0,
             )
         )
+
+
+def take_turns(short: Callable[[bool, float], int], long: Callable[[], None]) -> None:
+    """Short trainings, then longer ones of the best; in what budget is left one short one and longer ones in turn.
+
+    Args:
+        short: Tries new recipes: with something kept back for longer trainings or not, and how many at most; gives how
+            many there were.
+        long: Trains longer what is worth it.
+    """
+    short(True, math.inf)
+    long()
+    while short(False, 1):
+        long()
