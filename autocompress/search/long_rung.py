@@ -10,7 +10,7 @@ from autocompress.search.context import Rung
 from autocompress.search.evaluator import Evaluator
 from autocompress.search.folder import StudyFolder
 from autocompress.search.ledger import Ledger
-from autocompress.search.recovery import HOPED_SHARE, PRIOR_SHARE, Recovery, margin, most_promising
+from autocompress.search.recovery import Recovery, margin, most_promising
 
 LONG = "long"
 LEAST_ALLOWED = 0.25  # of the floor: a drop that is sought even where the error of measuring leaves less
@@ -33,19 +33,18 @@ class LongRung:
         self._given_up: set[str] = set()
         self._had_second_seed = False
 
-    def recovery(self, short_drops: Mapping[str, Interval], prior: float = PRIOR_SHARE) -> Recovery:
+    def recovery(self, short_drops: Mapping[str, Interval]) -> Recovery:
         """What longer trainings have left of drops so far.
 
         Args:
             short_drops: Drops after the short training, by digest.
-            prior: Share that counts before any was seen.
         """
         pairs = [
             (short_drops[c.digest].value, c.measurement.accuracy_drop.value)
             for c in self._ledger.candidates.values()
             if c.measurement and c.rung == LONG and c.digest in short_drops
         ]
-        return Recovery.learned(pairs, self._score, prior)
+        return Recovery.learned(pairs, self._score)
 
     def largest_short_drop(self, short_drops: Mapping[str, Interval]) -> float:
         """Drop after the short training up to which a candidate may keep the floor after a longer one.
@@ -58,7 +57,7 @@ class LongRung:
         measured = [c.measurement for c in self._ledger.candidates.values() if c.measurement and c.n_steps]
         margins = [margin(m.selection_drop or m.accuracy_drop) for m in measured]
         allowed = self._max_drop - min(margins, default=0.0)
-        return max(allowed, LEAST_ALLOWED * self._max_drop) / self.recovery(short_drops, HOPED_SHARE).share
+        return max(allowed, LEAST_ALLOWED * self._max_drop) / self.recovery(short_drops).share
 
     def run(self, evaluator: Evaluator, short_drops: Mapping[str, Interval]) -> None:
         """Train what is worth it while there is time; the choice gets its second seed once.

@@ -8,11 +8,10 @@ from statistics import NormalDist
 from autocompress.measurement import Interval
 from autocompress.pareto import CHANCES, Candidate
 
-PRIOR_SHARE = 0.3  # of a short training's drop that a longer training leaves, before any was seen; measured: 0.15 to 0.42
-HOPED_SHARE = 0.2  # the same where it is planned what to try: too fast a model costs one trial, too slow a one all
-_PRIOR_DROP = 0.02  # in units of the baseline's score; the prior weighs as much as one candidate with this drop
+PRIOR_SHARE = 0.2  # of a short training's drop that a longer training leaves, before any was seen; measured: .14 to .42
+_PRIOR_DROP = 0.03  # in units of the baseline's score; the prior weighs as much as one candidate with this drop
 _RELATIVE_ERROR = 0.5  # of a forecast drop
-_LEAST_CHANCE = 0.15  # of keeping the floor; less is not worth a longer training
+_LEAST_CHANCE = 0.1  # of keeping the floor; less is not worth a longer training
 LEAST_GAIN = 1.02  # speed-up over the present choice that is worth one
 _NORMAL = NormalDist()
 _OF_90_PERCENT = 2 * _NORMAL.inv_cdf(0.95)  # width of the two-sided interval in standard errors
@@ -29,7 +28,7 @@ class Recovery:
     share: float = PRIOR_SHARE
 
     @classmethod
-    def learned(cls, drops: Iterable[tuple[float, float]], score: float, prior: float = PRIOR_SHARE) -> "Recovery":
+    def learned(cls, drops: Iterable[tuple[float, float]], score: float) -> "Recovery":
         """From the drops of candidates after a short and after a longer training.
 
         Least squares through the origin, with a prior.
@@ -37,11 +36,10 @@ class Recovery:
         Args:
             drops: Pairs of short and longer, in units of the score.
             score: Of the baseline, which gives the prior its scale.
-            prior: Share before any pair was seen, in (0, 1].
         """
         weight = (_PRIOR_DROP * (abs(score) or 1.0)) ** 2
         pairs = list(drops)
-        above = prior * weight + sum(short * longer for short, longer in pairs)
+        above = PRIOR_SHARE * weight + sum(short * longer for short, longer in pairs)
         below = weight + sum(short * short for short, _ in pairs)
         return cls(min(1.0, max(0.05, above / below)))
 

@@ -15,7 +15,7 @@ from autocompress.search.context import Rung
 from autocompress.search.folder import StudyFolder
 from autocompress.search.ledger import Ledger
 from autocompress.search.long_rung import LONG, LongRung
-from autocompress.search.recovery import HOPED_SHARE, PRIOR_SHARE
+from autocompress.search.recovery import PRIOR_SHARE
 from tests.examples import record
 from tests.search.test_identity import configuration
 from tests.search.test_recovery import candidate, drop
@@ -113,8 +113,8 @@ def test_the_end_of_the_budget_ends_it(tmp_path: Path) -> None:
 def test_the_longest_drop_worth_a_short_training_follows_from_floor_error_and_recovery(tmp_path: Path) -> None:
     folder, ledger = ledger_with(tmp_path, short("a", 2.0, 0.01))
     rung = LongRung(folder, ledger, SearchClock(Budget(n_trials=5)), 0.01, 0.9)
-    assert 0.01 / PRIOR_SHARE < rung.largest_short_drop({}) < 0.01 / HOPED_SHARE
+    assert 0.25 * 0.01 / PRIOR_SHARE < rung.largest_short_drop({}) < 0.01 / PRIOR_SHARE
     hoped = rung.largest_short_drop({})
-    for left, is_more in ((0.4 * HOPED_SHARE, True), (2 * HOPED_SHARE, False)):
+    for left, is_more in ((0.4 * PRIOR_SHARE, True), (2 * PRIOR_SHARE, False)):
         ledger.candidates["b"] = short("b", 4.0, 0.1 * left).model_copy(update={"rung": LONG})
         assert (rung.largest_short_drop({"b": drop(0.1)}) > hoped) == is_more
