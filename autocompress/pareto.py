@@ -15,7 +15,7 @@ from autocompress.recipe import Recipe
 ObjectiveName = Literal["accuracy_drop", "latency", "size_bytes"]
 DEFAULT_OBJECTIVES: tuple[ObjectiveName, ...] = ("accuracy_drop", "latency", "size_bytes")
 
-CHANCES = 0.025, 0.025  # of keeping what breaks the floor: before and after the first whose bound is too high
+CHANCES = 0.04, 0.01  # of keeping what breaks the floor: before and after the first whose bound is too high
 SAME_SIZE = 0.005  # sizes that differ by less than this fraction count as the same
 
 _GETTERS: dict[str, Callable[[Measurement], Interval]] = {
@@ -268,22 +268,25 @@ class Wishes:
         return broken
 
     def keeping(self, measured: "Sequence[tuple[Candidate, Measurement]]") -> "list[tuple[Candidate, Measurement]]":
-        """Those of all measured candidates that keep every wish, but for slower ones with a larger drop.
+        """Those of all measured candidates that keep every wish, but for those that are not worth a test.
 
-        Where the drop has a bound on data of its own, candidates are tested one by one, from the smallest drop that the
-        search saw upwards, until a bound is too high for the second time; the bounds are those of `CHANCES`, the second
-        one after the first failure. So with a probability of 95 % none that is kept breaks the floor, however many
-        there are: of those that do, only the first two in the order can ever be tested (fixed-sequence testing:
-        Maurer et al. 1995, with the level split over two sequences).
+        Where the drop has a bound on data of its own, candidates are tested one by one, from the slowest upwards, since
+        slower ones tend to lose less, until a bound is too high for the second time; the bounds are those of `CHANCES`,
+        the second one after the first failure. So with a probability of 95 % none that is kept breaks the floor,
+        however many there are: of those that do, only the first two in the order can ever be tested (fixed-sequence
+        testing: Maurer et al. 1995, with the level split over two sequences). What is tested, and the order, depend on
+        the data that the search saw alone.
         """
         n = max(1, sum(not c.recipe.is_identity for c, _ in measured))
         allowed = [(c, m) for c, m in measured if not self._other_violations(m)]
         kept = [(c, m) for c, m in allowed if c.recipe.is_identity or m.selection_drop is None]
         kept = [(c, m) for c, m in kept if not self.violations(m, n)]
+        fastest = max((m.speedup.value for _, m in kept), default=0.0)
         chances = list(CHANCES)
-        for c, m in sorted(allowed, key=lambda pair: (pair[1].accuracy_drop.value, -pair[1].speedup.value)):
-            fastest = max((other.speedup.value for _, other in kept), default=0.0)
+        for c, m in sorted(allowed, key=lambda pair: (pair[1].speedup.value, pair[1].accuracy_drop.value)):
             if m.selection_drop is None or c.recipe.is_identity or m.speedup.value < fastest:
+                continue
+            if not self._is_worth_a_test(m, [other for _, other in allowed]):
                 continue
             if self.max_drop is None or _bound_at(m.selection_drop, chances[0]) <= self.max_drop:
                 kept.append((c, m))
@@ -292,6 +295,13 @@ class Wishes:
             else:
                 break
         return kept
+
+    def _is_worth_a_test(self, m: Measurement, others: Sequence[Measurement]) -> bool:
+        """Whether it may keep the floor and no faster one surely loses less, by the data that the search saw."""
+        drop = m.accuracy_drop
+        if self.max_drop is not None and drop.low > self.max_drop:
+            return False
+        return not any(o.speedup.value > m.speedup.value and o.accuracy_drop.high < drop.low for o in others)
 
 
 @dataclass(frozen=True)
@@ -321,7 +331,7 @@ def choose(candidates: Iterable[Candidate], wishes: Wishes) -> Choice:
         best = max(keeping, key=lambda pair: (pair[1].speedup.value, -pair[1].size_bytes))[0]
         return Choice(best, True, f"the fastest of {len(keeping)} that keep every bound, of {len(measured)} measured")
     nearest, m = min(measured, key=lambda pair: sum(wishes.violations(pair[1], n).values()))
-    broken = "; ".join(wishes.violations(m, n)) or "the bound of one with a smaller drop failed first"
+    broken = "; ".join(wishes.violations(m, n)) or "the bounds of two slower ones failed first"
     return Choice(nearest, False, f"no candidate keeps every bound; of the nearest, {broken}")
 
 

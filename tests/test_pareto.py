@@ -326,7 +326,15 @@ def halved(digest: str, seen: float, speed: float, held_out: float) -> Candidate
         pytest.param(
             [("a", 0.001, 2.0, 0.02), ("b", 0.005, 3.0, 0.02), ("c", 0.006, 4.0, 0.001)], "base", id="after two"
         ),
-        pytest.param([("a", 0.02, 2.0, 0.02), ("b", 0.001, 3.0, 0.002)], "b", id="slower and worse is not tested"),
+        pytest.param(
+            [("a", 0.02, 2.0, 0.02), ("c", 0.03, 2.1, 0.02), ("b", 0.001, 3.0, 0.002)], "b", id="no chance, no test"
+        ),
+        pytest.param(
+            [("a", 0.008, 2.0, 0.02), ("c", 0.009, 2.1, 0.02), ("b", 0.001, 3.0, 0.002)], "b", id="surely worse, no test"
+        ),
+        pytest.param(
+            [("a", 0.005, 2.0, 0.004), ("b", 0.004, 3.0, 0.02), ("c", 0.004, 4.0, 0.02)], "a", id="the slow one first"
+        ),
     ],
 )
 def test_the_choice_is_by_data_that_the_search_did_not_see(

@@ -37,22 +37,26 @@ function violations(candidate, wishes, rule) {
   return broken.concat(otherViolations(candidate, wishes));
 }
 
-// Those that keep every wish: tested one by one from the smallest drop upwards, until a second bound fails.
+// Those that keep every wish: tested one by one from the slowest upwards, until a second bound fails.
 function keeping(candidates, wishes, rule) {
   const allowed = candidates.filter(c => !otherViolations(c, wishes).length);
   const kept = allowed.filter(c => (c.identity || !c.held) && !violations(c, wishes, rule).length);
   const chances = [...rule.chances];
-  let fastest = kept.reduce((most, c) => Math.max(most, c.speedup[0]), 0);
-  const order = [...allowed].sort((a, b) => a.drop[0] - b.drop[0] || b.speedup[0] - a.speedup[0]);
+  const fastest = kept.reduce((most, c) => Math.max(most, c.speedup[0]), 0);
+  const order = [...allowed].sort((a, b) => a.speedup[0] - b.speedup[0] || a.drop[0] - b.drop[0]);
   for (const c of order) {
-    if (!c.held || c.identity || c.speedup[0] < fastest) continue;
-    if (wishes.maxDrop === null || boundAt(c.held, chances[0], rule) <= wishes.maxDrop) {
-      kept.push(c);
-      fastest = c.speedup[0];
-    } else if (chances.length > 1) chances.shift();
+    if (!c.held || c.identity || c.speedup[0] < fastest || !isWorthATest(c, order, wishes)) continue;
+    if (wishes.maxDrop === null || boundAt(c.held, chances[0], rule) <= wishes.maxDrop) kept.push(c);
+    else if (chances.length > 1) chances.shift();
     else break;
   }
   return kept;
+}
+
+// Whether it may keep the floor and no faster one surely loses less, by the data that the search saw.
+function isWorthATest(c, others, wishes) {
+  if (wishes.maxDrop !== null && c.drop[1] > wishes.maxDrop) return false;
+  return !others.some(other => other.speedup[0] > c.speedup[0] && other.drop[2] < c.drop[1]);
 }
 
 // The fastest that keeps every wish, of equal ones the smallest; else the one that breaks them least.
@@ -65,7 +69,7 @@ function choose(candidates, wishes, rule) {
   const excess = candidates.map(c => violations(c, wishes, rule).reduce((sum, [, part]) => sum + part, 0));
   const nearest = candidates[excess.indexOf(Math.min(...excess))];
   const broken = violations(nearest, wishes, rule).map(([sentence]) => sentence).join("; ");
-  const reason = broken || "the bound of one with a smaller drop failed first";
+  const reason = broken || "the bounds of two slower ones failed first";
   return {candidate: nearest, meets: false, reason: `no candidate keeps every bound; of the nearest, ${reason}`};
 }
 
