@@ -330,7 +330,9 @@ def halved(digest: str, seen: float, speed: float, held_out: float) -> Candidate
             [("a", 0.02, 2.0, 0.02), ("c", 0.03, 2.1, 0.02), ("b", 0.001, 3.0, 0.002)], "b", id="no chance, no test"
         ),
         pytest.param(
-            [("a", 0.008, 2.0, 0.02), ("c", 0.009, 2.1, 0.02), ("b", 0.001, 3.0, 0.002)], "b", id="surely worse, no test"
+            [("a", 0.015, 2.0, 0.02), ("c", 0.016, 2.1, 0.02), ("b", -0.006, 3.0, 0.002)],
+            "b",
+            id="surely worse, no test",
         ),
         pytest.param(
             [("a", 0.005, 2.0, 0.004), ("b", 0.004, 3.0, 0.02), ("c", 0.004, 4.0, 0.02)], "a", id="the slow one first"
