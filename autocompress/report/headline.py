@@ -70,7 +70,9 @@ def _accuracy(record: StudyRecord, m: Measurement, split: str) -> str:
     shown = drop if is_worse else Interval(value=-drop.value, low=-drop.high, high=-drop.low)
     way = "lower" if is_worse == record.study.higher_is_better else "higher"
     value, _, interval = points_interval(shown).partition(" ")
-    return f"{printable(record.study.score)} {value} points {way} {interval} on {m.n_samples} {split} samples"
+    samples = f"{m.n_samples} {split} samples"
+    where = f"the search's share of {samples}" if m.selection_drop else samples
+    return f"{printable(record.study.score)} {value} points {way} {interval} on {where}"
 
 
 def _size(baseline: Candidate, m: Measurement) -> str:

@@ -36,8 +36,16 @@ from autocompress.report.wording import candidate_count, kilobytes, phases, poin
 INTERVALS = (
     "Speed-up: median of paired ratios, baseline latency / candidate latency, with its 95 % interval. "
     "Drop: baseline minus candidate on the same samples (positive is worse) in points, 100 times the score, with its "
-    "two-sided 90 % interval. The floor is held against a one-sided 95 % bound that is corrected for the number of "
-    "candidates compared (Bonferroni), since the fastest of many that look good is a lucky one: it lies above that end."
+    "two-sided 90 % interval. "
+)
+BY_HELD_OUT = (
+    "It is of the validation samples that the search uses. The floor is held against a one-sided bound of the drop on "
+    "the others, candidates being tested from the slowest upwards until a second one fails, so that what is chosen "
+    "keeps the floor with a probability of 95 %."
+)
+BY_NUMBER = (
+    "The floor is held against a one-sided 95 % bound that is corrected for the number of candidates compared "
+    "(Bonferroni), since the fastest of many that look good is a lucky one: it lies above that end."
 )
 FINALISTS = (
     "After the search these were timed in one session, in the same rounds and random order, since sessions of "
@@ -111,7 +119,8 @@ def _front(record: StudyRecord) -> str:
     shown = sorted(plot_points(record), key=lambda p: -p.speedup)
     rows = [_row(p) for p in shown if p.on_front or p.is_chosen or p.kind != "candidate"]
     table = markdown_table(*_without_empty(HEAD, rows, "lllrrrrrr"))
-    text = f"## Front\n\n![front](front.svg)\n\n{table}\n\n{INTERVALS}"
+    is_split = any(c.measurement and c.measurement.selection_drop for c in record.candidates)
+    text = f"## Front\n\n![front](front.svg)\n\n{table}\n\n{INTERVALS}{BY_HELD_OUT if is_split else BY_NUMBER}"
     n_failed = len(record.candidates) - len(shown)
     counts = (
         f"{candidate_count(len(shown))} measured, {n_failed} failed. For each measured one that is not listed another "

@@ -37,8 +37,9 @@ class Ending:
         record, wishes = self._ledger.record(), self._ledger.wishes
         if record.chosen is None:
             return
+        chosen = record.candidate(record.chosen.digest)
         n_compared = sum(c.measurement is not None and not c.recipe.is_identity for c in record.candidates)
-        candidates = choose_finalists(record.front(), record.chosen.digest, wishes, max(1, n_compared))
+        candidates = choose_finalists(record.front(), chosen, wishes, max(1, n_compared))
         if not candidates:
             return
         self._report(f"timing the {len(candidates)} finalists together")

@@ -9,22 +9,23 @@ from autocompress.record import FinalistPair, Finalists
 MAX_FINALISTS = 6
 
 
-def choose_finalists(front: ParetoFront, chosen: str, wishes: Wishes, n_compared: int) -> list[Candidate]:
-    """Members of the front between which the choice falls: the present one, then the fastest that keep the wishes.
+def choose_finalists(front: ParetoFront, chosen: Candidate, wishes: Wishes, n_compared: int) -> list[Candidate]:
+    """Between which the choice falls: the present one, then the fastest of the front that keep the wishes.
 
-    Where fewer than `MAX_FINALISTS` keep them, the fastest others follow.
+    Where fewer than `MAX_FINALISTS` keep them, the fastest others of the front follow.
 
     Args:
         front: Of all candidates.
-        chosen: Digest of the present choice.
+        chosen: The present choice, which held-out data may have kept off the front.
         wishes: What the choice must keep.
         n_compared: Candidates that were measured on the same samples.
 
     Returns:
         At most `MAX_FINALISTS`, none of them the baseline; empty where there are less than two to compare.
     """
-    compressed = [c for c in front.candidates if not c.recipe.is_identity]
-    ranked = sorted(compressed, key=lambda c: (c.digest != chosen, not _keeps(c, wishes, n_compared)))
+    others = [c for c in front.candidates if c.digest != chosen.digest]
+    compressed = [c for c in (chosen, *others) if not c.recipe.is_identity]
+    ranked = sorted(compressed, key=lambda c: (c.digest != chosen.digest, not _keeps(c, wishes, n_compared)))
     return ranked[:MAX_FINALISTS] if len(ranked) > 1 else []
 
 

@@ -15,7 +15,8 @@ WISHES = Wishes(max_drop=0.05)
 
 def chosen_of(*candidates: Candidate, chosen: str = "a") -> list[str]:
     front = ParetoFront.of([BASELINE, *candidates], BASELINE, DEFAULT_OBJECTIVES)
-    return [c.digest for c in choose_finalists(front, chosen, WISHES, 1)]
+    present = next((c for c in candidates if c.digest == chosen), BASELINE)
+    return [c.digest for c in choose_finalists(front, present, WISHES, 1)]
 
 
 def speedup(value: float) -> Speedup:
@@ -31,6 +32,11 @@ def joint(*values: float) -> JointLatency:
 def test_the_choice_comes_first_then_those_that_keep_the_floor_then_the_fastest() -> None:
     fast, kept, slow = candidate("c", 0.2, 4.0, 900), candidate("b", 0.03, 3.0, 900), candidate("a", 0.02, 2.0, 900)
     assert chosen_of(fast, kept, slow) == ["a", "b", "c"]
+
+
+def test_a_choice_off_the_front_is_timed_too() -> None:
+    better, chosen = candidate("b", 0.001, 4.0, 900), candidate("a", 0.04, 3.0, 950)
+    assert chosen_of(better, chosen) == ["a", "b"]
 
 
 def test_there_are_not_more_than_a_few() -> None:
