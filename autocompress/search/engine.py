@@ -129,22 +129,25 @@ class Engine:
         )
 
     def _measure_damage(self, seconds: float) -> None:
+        """Measure single choices while there is time; what was measured before costs none."""
         start = time.monotonic()
         recipes = list(self.space.isolated)
         n_all = len(recipes)
         if seconds < _LEAST_SECONDS:
-            self.findings.append(
-                f"no time for the damage table: what each of {n_all} choices does is estimated from how "
-                "much it changes; a longer budget measures it"
-            )
-            return
+            self._damage |= self._worker.call(damage_table, recipes, 0.0, deadline=self._deadline).damages
+            recipes = []
         while recipes and (left := seconds - (time.monotonic() - start)) > 0:
             self._report(f"measuring the damage of single choices ({n_all - len(recipes)} of {n_all})")
             part, recipes = recipes[:_SLICE], recipes[_SLICE:]
             self._damage |= self._worker.call(damage_table, part, left, deadline=self._deadline).damages
         self._seconds["damage table"] = time.monotonic() - start
         n_missing = sum(recipe.digest() not in self._damage for recipe in self.space.isolated)
-        if n_missing:
+        if n_missing == n_all:
+            self.findings.append(
+                f"no time for the damage table: what each of {n_all} choices does is estimated from how "
+                "much it changes; a longer budget measures it"
+            )
+        elif n_missing:
             self.findings.append(
                 f"the damage of {n_missing} of {n_all} choices is estimated from that of others: there was no time to "
                 "measure all, or they could not be"

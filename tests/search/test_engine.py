@@ -101,11 +101,18 @@ def test_a_failure_is_said_and_recipes_are_drawn_at_random(tmp_path: Path) -> No
     assert engine.explanation([candidate("base", 0.0, 1.0, recipe=Recipe())], "base", {}) is None
 
 
-def test_no_time_for_the_damage_table_is_said(tmp_path: Path) -> None:
+def test_no_time_for_the_damage_table_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "nothing known"))
     engine = engine_with(Here(tmp_path))
     engine.prepare(SearchClock(Budget(seconds=30)))
     assert engine.is_ready and "no time for the damage table" in engine.findings[0]
     assert engine.problem().units
+
+
+def test_damages_that_are_known_need_no_time(ready: Engine, tmp_path: Path) -> None:
+    engine = engine_with(Here(tmp_path))
+    engine.prepare(SearchClock(Budget(seconds=30)))
+    assert ready.is_ready and not engine.findings  # that something is missing would be one
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "gp", "random"])
