@@ -63,7 +63,7 @@ RIVALS = ("tpe", "gp", "nsga2", "random")
 LARGE_RIVALS = ("spdy", "greedy", "tpe", "nsga2", "random")
 PARTS = (
     Part("table", "Exhaustive table of a real network", (OURS, "spdy", "greedy", *RIVALS), 60),
-    Part("table", "The same, all from the same ten plans", (OURS, *RIVALS), 60, shared=True),
+    Part("table", "The same, all from the same ten plans", (OURS, "tpe", "nsga2", "random"), 60, shared=True),
     Part("synthetic", "Synthetic network of 40 units", (OURS, *LARGE_RIVALS), 100),
     Part("synthetic", "The same 40 units, all from the same ten plans", (OURS, *LARGE_RIVALS), 100, shared=True),
     Part("permuted", "40 units with a useless damage table", (OURS, "random"), 100),
