@@ -43,7 +43,7 @@ class Shown:
     def words(self) -> str:
         """Name and numbers in one line."""
         m = self.measurement
-        speed, drop = speed_words(m), drop_words(m.accuracy_drop)
+        speed, drop = speed_words(m), drop_words(m.whole_drop)
         return f"{self.name}: {speed} faster, drop {drop} points, {m.latency_ms:.3f} ms, {m.size_bytes / 1000:.1f} kB"
 
 
@@ -119,7 +119,7 @@ def candidate_html(
         m = measurement
         rows = [
             ("speed-up over FP32", f"{speed_words(m)}, 95 % interval"),
-            ("accuracy drop", f"{drop_words(m.accuracy_drop)} points, 90 % interval"),
+            ("accuracy drop", f"{drop_words(m.whole_drop)} points, 90 % interval"),
             ("score", f"{m.accuracy:.4f} on {m.n_samples} samples"),
             ("latency", f"{m.latency_ms:.3f} ms"),
             ("size", f"{m.size_bytes} bytes"),
@@ -138,7 +138,7 @@ def _layer(one: Shown) -> tuple[bool, bool]:
 def _row(one: Shown) -> tuple[str, ...]:
     m = one.measurement
     name = f"{one.name} (chosen)" if one.is_chosen else one.name
-    numbers = speed_words(m), drop_words(m.accuracy_drop), f"{m.latency_ms:.3f}", f"{m.size_bytes / 1000:.1f}"
+    numbers = speed_words(m), drop_words(m.whole_drop), f"{m.latency_ms:.3f}", f"{m.size_bytes / 1000:.1f}"
     return name, *numbers, one.rung
 
 
@@ -156,7 +156,7 @@ class _Axes:
     def around(cls, shown: Sequence[Shown], max_drop: float | None) -> "_Axes":
         edge = 100 * EDGE_FLOORS * max_drop if max_drop else math.inf
         speeds = [end for one in shown for end in (one.measurement.speedup.low, one.measurement.speedup.high)] or [1.0]
-        drops = [one.measurement.accuracy_drop for one in shown if 100 * one.measurement.accuracy_drop.value <= edge]
+        drops = [one.measurement.whole_drop for one in shown if 100 * one.measurement.whole_drop.value <= edge]
         ends = [0.0, 100 * (max_drop or 0.0), *(100 * end for drop in drops for end in (drop.low, drop.high))]
         x_margin, y_margin = 0.06 * max(max(speeds) - min(speeds), 0.5), 0.08 * max(max(ends) - min(ends), 0.1)
         worst = max(ends) if math.isinf(edge) or len(drops) == len(shown) else edge
@@ -198,12 +198,12 @@ class _Axes:
     def mark(self, one: Shown) -> list[str]:
         """Marker and intervals of one candidate, with what a tooltip says."""
         m, colour = one.measurement, COLOURS[one.kind]
-        drop = 100 * m.accuracy_drop.value
+        drop = 100 * m.whole_drop.value
         x, y = self.x(m.speedup.value), self.y(min(drop, self.edge))
         bars = []
         if one.on_front and drop <= self.edge:
             bars.append(_line(self.x(m.speedup.low), y, self.x(m.speedup.high), y, colour, 0.7))
-            low, high = self.y(100 * m.accuracy_drop.low), self.y(min(100 * m.accuracy_drop.high, self.worst))
+            low, high = self.y(100 * m.whole_drop.low), self.y(min(100 * m.whole_drop.high, self.worst))
             bars.append(_line(x, low, x, high, colour, 0.7))
         ring = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="10" fill="none" stroke="{CHOSEN_COLOUR}" stroke-width="2"/>'
         kind = "edge" if drop > self.edge else one.kind

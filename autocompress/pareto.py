@@ -19,7 +19,7 @@ CHANCES = 0.04, 0.01  # of keeping what breaks the floor: before and after the f
 SAME_SIZE = 0.005  # sizes that differ by less than this fraction count as the same
 
 _GETTERS: dict[str, Callable[[Measurement], Interval]] = {
-    "accuracy_drop": lambda m: m.accuracy_drop,
+    "accuracy_drop": lambda m: m.whole_drop,
     "latency": lambda m: Interval(value=1 / m.speedup.value, low=1 / m.speedup.high, high=1 / m.speedup.low),
     "size_bytes": lambda m: Interval(
         value=m.size_bytes, low=m.size_bytes * (1 - SAME_SIZE / 2), high=m.size_bytes * (1 + SAME_SIZE / 2)
@@ -76,8 +76,8 @@ class Candidate(BaseModel):
 def objective_intervals(candidate: Candidate, objectives: Sequence[str]) -> tuple[Interval, ...]:
     """Values to minimize with their error; raises `StudyError` for a candidate without a measurement.
 
-    Drop and latency have the intervals of their measurement; a size is known, but a difference below half a percent
-    counts for nothing.
+    Drop and latency have the intervals of their measurement, the drop that on all samples; a size is known, but a
+    difference below half a percent counts for nothing.
     """
     if candidate.measurement is None:
         raise StudyError(f"candidate {candidate.digest} was not measured: {candidate.failure}")
@@ -87,6 +87,13 @@ def objective_intervals(candidate: Candidate, objectives: Sequence[str]) -> tupl
 def objective_values(candidate: Candidate, objectives: Sequence[str]) -> tuple[float, ...]:
     """Values to minimize; raises `StudyError` for a candidate without a measurement."""
     return tuple(interval.value for interval in objective_intervals(candidate, objectives))
+
+
+def told_values(candidate: Candidate, objectives: Sequence[str]) -> tuple[float, ...]:
+    """`objective_values` as samplers are told them: the drop on those samples alone that a search may see."""
+    m = candidate.measurement
+    seen = m and m.model_copy(update={"selection_drop": None})
+    return objective_values(candidate.model_copy(update={"measurement": seen}), objectives)
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:

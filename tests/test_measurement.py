@@ -2,9 +2,13 @@
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+import torch
 from pydantic import ValidationError
 
+from autocompress.measure import Predictions, split_for_choice
 from autocompress.measurement import Environment, Interval, Measurement, Speedup
 from tests.examples import measurement, record
 
@@ -48,6 +52,22 @@ def test_the_ends_of_an_interval_are_ordered_and_its_value_is_free() -> None:
         Interval(value=0.7, low=1.0, high=0.5)
     assert Interval(value=2.0, low=0.0, high=1.0).value == 2.0
     assert Interval(value=1.0, low=1.0, high=1.0).low == 1.0
+
+
+def test_the_drop_on_all_samples_is_that_of_both_parts_together() -> None:
+    losses = np.random.default_rng(0).choice([-1.0, 0.0, 1.0], 2000, p=[0.02, 0.95, 0.03])
+    order = split_for_choice(Predictions(torch.arange(2000), torch.arange(2000)))
+    parts = [interval_of(losses[part.targets.numpy()]) for part in order]
+    whole, expected = measurement(accuracy_drop=parts[0], selection_drop=parts[1]).whole_drop, interval_of(losses)
+    assert whole.value == pytest.approx(expected.value)
+    assert (whole.low, whole.high) == pytest.approx((expected.low, expected.high), rel=0.02)
+    assert measurement(accuracy_drop=parts[0]).whole_drop == parts[0]
+
+
+def interval_of(losses: npt.NDArray[np.float64]) -> Interval:
+    """Mean with its two-sided 90 % interval, that of a normal distribution."""
+    mean, half = float(losses.mean()), 1.645 * float(losses.std()) / len(losses) ** 0.5
+    return Interval(value=mean, low=mean - half, high=mean + half)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0])

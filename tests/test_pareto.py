@@ -21,6 +21,7 @@ from autocompress.pareto import (
     dominates,
     hypervolume,
     objective_values,
+    told_values,
 )
 from autocompress.recipe import Recipe
 from tests.examples import candidate, measurement
@@ -345,6 +346,13 @@ def test_the_choice_is_by_data_that_the_search_did_not_see(
     for order in (candidates, candidates[::-1]):
         choice = choose([EXACT, *(halved(*c) for c in order)], Wishes(max_drop=0.01))
         assert choice.candidate.digest == chosen and choice.meets_wishes
+
+
+def test_what_samplers_are_told_does_not_depend_on_held_out_samples() -> None:
+    told = {told_values(halved("a", 0.002, 2.0, held), DEFAULT_OBJECTIVES) for held in (0.0, 0.03)}
+    shown = {objective_values(halved("a", 0.002, 2.0, held), DEFAULT_OBJECTIVES) for held in (0.0, 0.03)}
+    assert len(told) == 1 and told.pop()[0] == 0.002
+    assert sorted(values[0] for values in shown) == pytest.approx([0.3 * 0.002, 0.3 * 0.002 + 0.7 * 0.03])
 
 
 def test_hardly_a_search_chooses_what_breaks_the_floor() -> None:

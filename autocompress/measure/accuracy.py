@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from autocompress.errors import MeasurementError
 from autocompress.measure.inference import Arrays, BatchRunner
+from autocompress.measurement import CHOICE_SHARE
 from autocompress.task import Batch, Task, call, concatenate, flatten, like, split_batch
-
-CHOICE_SHARE = 0.7  # of the validation samples
 
 
 @dataclass(frozen=True)

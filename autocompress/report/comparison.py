@@ -91,7 +91,7 @@ def fastest_sentence(studies: Sequence[NamedStudy]) -> str:
         if o.speedup.high >= m.speedup.low or m.speedup.value < SESSIONS_DIFFER * o.speedup.value
     ]
     rest = f"; it can't be told apart from that of {listed(alike)}" if alike else ""
-    numbers = f"{times(m.speedup)} at a drop of {points_interval(m.accuracy_drop)} points"
+    numbers = f"{times(m.speedup)} at a drop of {points_interval(m.whole_drop)} points"
     return f"The fastest choice within its floor is that of {best.letter}, {numbers}{rest}."
 
 
@@ -127,4 +127,4 @@ def _choice_row(study: NamedStudy) -> Row:
 
 
 def _numbers(m: Measurement) -> tuple[str, str, str]:
-    return times(m.speedup), f"{m.latency_ms:.3f}", points_interval(m.accuracy_drop)
+    return times(m.speedup), f"{m.latency_ms:.3f}", points_interval(m.whole_drop)

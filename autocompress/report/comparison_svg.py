@@ -78,7 +78,7 @@ class _Drawn:
     def title(self, point: PlotPoint) -> str:
         """The numbers of one point."""
         m, name = point.measurement, printable(point.candidate.name)
-        return f"{self.study.letter}, {name}: {times(m.speedup)}, a drop of {points_interval(m.accuracy_drop)} points"
+        return f"{self.study.letter}, {name}: {times(m.speedup)}, a drop of {points_interval(m.whole_drop)} points"
 
 
 def comparison_svg(studies: Sequence[NamedStudy]) -> str:
@@ -157,7 +157,7 @@ def _draw_front(axes: Axes, d: _Drawn) -> None:
         mark.set_gid(_group(d, j))
     if d.chosen is None:
         return
-    p, speedup, drop = d.chosen, d.chosen.measurement.speedup, d.chosen.measurement.accuracy_drop
+    p, speedup, drop = d.chosen, d.chosen.measurement.speedup, d.chosen.measurement.whole_drop
     axes.plot([speedup.low, speedup.high], [p.drop] * 2, color=d.colour, linewidth=1.0, zorder=3)
     axes.plot([p.speedup] * 2, [100 * drop.low, 100 * drop.high], color=d.colour, linewidth=1.0, zorder=3)
     axes.plot([p.speedup], [p.drop], "o", mfc="none", mec=d.colour, mew=1.8, markersize=15, zorder=5)
@@ -167,7 +167,7 @@ def _limit(axes: Axes, drawn: Sequence[_Drawn], edge: float) -> None:
     shown = [p for d in drawn for p in d.line if p.drop <= edge]
     chosen = [d.chosen.measurement for d in drawn if d.chosen]
     speeds = [p.speedup for p in shown] + [end for m in chosen for end in (m.speedup.low, m.speedup.high)]
-    best = min([0.0, *(p.drop for p in shown), *(100 * m.accuracy_drop.low for m in chosen)])
+    best = min([0.0, *(p.drop for p in shown), *(100 * m.whole_drop.low for m in chosen)])
     x_margin, y_margin = 0.05 * max(max(speeds) - min(speeds), 0.5), 0.06 * max(edge - best, 0.1)
     axes.set_xlim(min(speeds) - x_margin, max(speeds) + x_margin)
     axes.set_ylim(edge + y_margin, best - y_margin)

@@ -134,7 +134,7 @@ def _row(candidate: Candidate, on_front: bool) -> dict[str, Any]:
     m = candidate.measurement
     if m is None:
         return row
-    drop, speedup, check = m.accuracy_drop, m.speedup, m.latency_check
+    drop, speedup, check = m.whole_drop, m.speedup, m.latency_check
     if check:
         row |= {"latency_p90_ms": check.p90_ms, "latency_p99_ms": check.p99_ms}
         row |= {"noise_floor": check.noise_floor, "is_noisy": check.is_noisy}

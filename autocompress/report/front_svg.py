@@ -82,14 +82,14 @@ def _draw(axes: Axes, point: PlotPoint, area: float, edge: float | None) -> None
 
 
 def _draw_intervals(axes: Axes, point: PlotPoint, colour: str, strength: float) -> None:
-    speedup, drop = point.measurement.speedup, point.measurement.accuracy_drop
+    speedup, drop = point.measurement.speedup, point.measurement.whole_drop
     style = {"color": colour, "alpha": strength, "linewidth": 1.0, "zorder": 3}
     axes.plot([speedup.low, speedup.high], [point.drop, point.drop], **style)  # type: ignore[arg-type]
     axes.plot([point.speedup, point.speedup], [100 * drop.low, 100 * drop.high], **style)  # type: ignore[arg-type]
 
 
 def _limit(axes: Axes, shown: Sequence[PlotPoint], edge: float | None, max_drop: float) -> None:
-    drops = [p.measurement.accuracy_drop for p in shown if edge is None or p.drop <= edge]
+    drops = [p.measurement.whole_drop for p in shown if edge is None or p.drop <= edge]
     best = min([0.0, *(100 * d.low for d in drops)])
     worst = max([110 * max_drop, *(100 * d.high for d in drops)]) if edge is None else edge
     speeds = [p.measurement.speedup for p in shown]
@@ -174,9 +174,7 @@ def _taken(
         if p.on_front and y == p.drop:
             m = p.measurement
             boxes.append(_between(axes, (m.speedup.low, p.drop), (m.speedup.high, p.drop)))
-            boxes.append(
-                _between(axes, (p.speedup, 100 * m.accuracy_drop.low), (p.speedup, 100 * m.accuracy_drop.high))
-            )
+            boxes.append(_between(axes, (p.speedup, 100 * m.whole_drop.low), (p.speedup, 100 * m.whole_drop.high)))
     for (x0, y0), (x1, y1) in zip(line, line[1:], strict=False):
         boxes += [_between(axes, (x0, y0), (x0, y1)), _between(axes, (x0, y1), (x1, y1))]
     return boxes

@@ -66,13 +66,11 @@ def _speed(m: Measurement) -> str:
 
 
 def _accuracy(record: StudyRecord, m: Measurement, split: str) -> str:
-    drop, is_worse = m.accuracy_drop, m.accuracy_drop.value >= 0
+    drop, is_worse = m.whole_drop, m.whole_drop.value >= 0
     shown = drop if is_worse else Interval(value=-drop.value, low=-drop.high, high=-drop.low)
     way = "lower" if is_worse == record.study.higher_is_better else "higher"
     value, _, interval = points_interval(shown).partition(" ")
-    samples = f"{m.n_samples} {split} samples"
-    where = f"the search's share of {samples}" if m.selection_drop else samples
-    return f"{printable(record.study.score)} {value} points {way} {interval} on {where}"
+    return f"{printable(record.study.score)} {value} points {way} {interval} on {m.n_samples} {split} samples"
 
 
 def _size(baseline: Candidate, m: Measurement) -> str:

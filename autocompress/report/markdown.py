@@ -39,9 +39,9 @@ INTERVALS = (
     "two-sided 90 % interval. "
 )
 BY_HELD_OUT = (
-    "It is of the validation samples that the search uses. The floor is held against a one-sided bound of the drop on "
-    "the others, candidates being tested from the slowest upwards until a second one fails, so that what is chosen "
-    "keeps the floor with a probability of 95 %."
+    "The floor is held against a one-sided bound of the drop on the validation samples that the search did not use, "
+    "candidates being tested from the slowest upwards until a second one fails, so that what is chosen keeps the floor "
+    "with a probability of 95 %."
 )
 BY_NUMBER = (
     "The floor is held against a one-sided 95 % bound that is corrected for the number of candidates compared "
@@ -137,7 +137,7 @@ def _row(point: PlotPoint) -> list[str]:
         escape(point.candidate.rung),
         times(m.speedup),
         f"{m.latency_ms:.3f}",
-        points_interval(m.accuracy_drop),
+        points_interval(m.whole_drop),
         kilobytes(m.size_bytes),
         zipped(m.zipped_bytes),
         f"{m.macs:,}",

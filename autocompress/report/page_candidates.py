@@ -107,7 +107,8 @@ def _numbers(point: PlotPoint) -> dict[str, Any]:
         "identity": c.recipe.is_identity,
         "speedup": _ends(m.speedup),
         "latency": _latency_ends(m),
-        "drop": _ends(m.accuracy_drop),
+        "drop": _ends(m.whole_drop),
+        "seen": _ends(m.accuracy_drop),
         "held": _ends(m.selection_drop) if m.selection_drop else None,
         "score": m.accuracy,
         "size": m.size_bytes,
@@ -135,7 +136,7 @@ def _texts(record: StudyRecord, point: PlotPoint) -> dict[str, Any]:
         "cells": {
             "speedup": times(m.speedup),
             "latency": f"{m.latency_ms:.3f}",
-            "drop": points_interval(m.accuracy_drop),
+            "drop": points_interval(m.whole_drop),
             "held": points_interval(m.selection_drop) if m.selection_drop else "",
             "score": f"{m.accuracy:.4f}",
             "size": kilobytes(m.size_bytes),

@@ -43,7 +43,7 @@ class PlotPoint:
     @property
     def drop(self) -> float:
         """Accuracy drop in points; positive is worse."""
-        return 100 * self.measurement.accuracy_drop.value
+        return 100 * self.measurement.whole_drop.value
 
     @property
     def is_faint(self) -> bool:
@@ -107,9 +107,9 @@ def lowest_drop_shown(points: Sequence[PlotPoint], max_drop: float) -> float | N
         points: All points of the picture.
         max_drop: The floor, in units of the score.
     """
-    kept = [100 * p.measurement.accuracy_drop.high for p in points if p.is_chosen or p.kind == "baseline"]
+    kept = [100 * p.measurement.whole_drop.high for p in points if p.is_chosen or p.kind == "baseline"]
     limit = max([EDGE_FLOORS * 100 * max_drop, *kept])
-    inside = [100 * p.measurement.accuracy_drop.high for p in points if p.drop <= limit]
+    inside = [100 * p.measurement.whole_drop.high for p in points if p.drop <= limit]
     edge = EDGE_MARGIN * max([100 * max_drop, *inside])
     return edge if max_drop > 0 and any(p.drop > edge for p in points) else None
 

@@ -109,7 +109,7 @@ def floor_cost_sentence(record: StudyRecord) -> str:
     if not beyond:
         return f"The floor cost no speed: {where}; none of the others is certainly faster."
     loser, m = beyond[0].candidate, beyond[0].measurement
-    verdict = "breaks it" if m.accuracy_drop.low > record.study.max_drop else "is not sure to keep it"
+    verdict = "breaks it" if m.whole_drop.low > record.study.max_drop else "is not sure to keep it"
     return (
         f"What the floor cost: {where}; the next that is certainly faster, {printable(loser.name)}, {_numbers(m)}, "
         f"{verdict}."
@@ -162,7 +162,7 @@ def _measured(record: StudyRecord) -> list[Measured]:
 
 
 def _numbers(m: Measurement) -> str:
-    return f"{times(m.speedup)} at a drop of {points_interval(m.accuracy_drop)} points"
+    return f"{times(m.speedup)} at a drop of {points_interval(m.whole_drop)} points"
 
 
 def _against(record: StudyRecord, plain: Candidate) -> str:
@@ -208,7 +208,7 @@ def _no_loss(record: StudyRecord) -> str:
     """That the interval of the drop holds 0, where it does."""
     chosen = record.chosen
     m = (chosen.test or record.candidate(chosen.digest).measurement) if chosen else None
-    if chosen is None or m is None or not m.accuracy_drop.low <= 0 <= m.accuracy_drop.high:
+    if chosen is None or m is None or not m.whole_drop.low <= 0 <= m.whole_drop.high:
         return ""
     split = "test" if chosen.test else "validation"
     return f"Whether the choice lost any accuracy can't be told from {m.n_samples} {split} samples."

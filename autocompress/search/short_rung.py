@@ -7,7 +7,7 @@ import optuna
 from optuna.trial import TrialState
 
 from autocompress.measurement import Interval
-from autocompress.pareto import Candidate, objective_values
+from autocompress.pareto import Candidate, told_values
 from autocompress.processes import OutOfTimeError
 from autocompress.recipe import Recipe
 from autocompress.search.clock import SearchClock
@@ -151,4 +151,4 @@ class ShortRung:
         trial.set_user_attr(_DROP, [drop.value, drop.low, drop.high])
         trial.set_user_attr(DROP_ERROR, standard_error(drop))
         trial.set_constraint("accuracy_drop", drop.high - self._configuration.max_drop)
-        self._study.tell(trial, list(objective_values(candidate, self._configuration.objectives)))
+        self._study.tell(trial, list(told_values(candidate, self._configuration.objectives)))

@@ -39,7 +39,7 @@ def candidate_line(candidate: Candidate) -> str:
     if m is None:
         return f"{what}: failed: {failure_sentence(candidate)}"
     what = ", ".join([what, *(incidents(candidate.training) if candidate.training else [])])
-    drop = points_interval(m.accuracy_drop)
+    drop = points_interval(m.whole_drop)
     size = f"{kilobytes(m.size_bytes)} kB" + (f" ({zipped(m.zipped_bytes)} zipped)" if m.zipped_bytes else "")
     return f"{what}: {times(m.speedup)} faster, drop {drop} points, {size}"
 
@@ -73,7 +73,7 @@ def print_measurement(console: Console, m: Measurement, split: str, folder: Path
     table.add_row(
         f"score on {split}", f"{m.accuracy:.4f} deployed, {m.torch_accuracy:.4f} in torch, {m.n_samples} samples"
     )
-    table.add_row("accuracy drop", f"{points_interval(m.accuracy_drop)} points, 90 % interval")
+    table.add_row("accuracy drop", f"{points_interval(m.whole_drop)} points, 90 % interval")
     table.add_row("torch and deployed agree on", f"{m.agreement:.2%} of the samples{_farthest(m)}")
     table.add_row("size", f"{m.size_bytes} bytes (model.xml and model.bin)")
     if m.zipped_bytes is not None:

@@ -1,5 +1,6 @@
 // The rule of autocompress/pareto.py: which candidate a study chooses for given wishes. Tests compare both.
-// A candidate has speedup, drop and held (or null) as [value, low, high], latency likewise, and size in bytes.
+// A candidate has speedup, seen and held (or null) as [value, low, high]: the drop on samples that the search saw, and on
+// those that it did not; latency likewise, and size in bytes.
 // Wishes are maxDrop, maxLatency (ms), maxSize (bytes) and targetSpeedup; null means no wish.
 
 // Upper bound of a drop; `factor` is the normal quantile of its chance.
@@ -10,7 +11,7 @@ function boundAt(drop, factor, rule) {
 function boundOf(candidate, rule) {
   return candidate.held
     ? boundAt(candidate.held, rule.chances[0], rule)
-    : boundAt(candidate.drop, rule.compared, rule);
+    : boundAt(candidate.seen, rule.compared, rule);
 }
 
 // Wishes about speed and size that a candidate breaks: a sentence and the relative excess of each.
@@ -43,7 +44,7 @@ function keeping(candidates, wishes, rule) {
   const kept = allowed.filter(c => (c.identity || !c.held) && !violations(c, wishes, rule).length);
   const chances = [...rule.chances];
   const fastest = kept.reduce((most, c) => Math.max(most, c.speedup[0]), 0);
-  const order = [...allowed].sort((a, b) => a.speedup[0] - b.speedup[0] || a.drop[0] - b.drop[0]);
+  const order = [...allowed].sort((a, b) => a.speedup[0] - b.speedup[0] || a.seen[0] - b.seen[0]);
   for (const c of order) {
     if (!c.held || c.identity || c.speedup[0] < fastest || !isWorthATest(c, order, wishes)) continue;
     if (wishes.maxDrop === null || boundAt(c.held, chances[0], rule) <= wishes.maxDrop) kept.push(c);
@@ -55,8 +56,8 @@ function keeping(candidates, wishes, rule) {
 
 // Whether it may keep the floor and no faster one surely loses less, by the data that the search saw.
 function isWorthATest(c, others, wishes) {
-  if (wishes.maxDrop !== null && c.drop[1] > wishes.maxDrop) return false;
-  return !others.some(other => other.speedup[0] > c.speedup[0] && other.drop[2] < c.drop[1]);
+  if (wishes.maxDrop !== null && c.seen[1] > wishes.maxDrop) return false;
+  return !others.some(other => other.speedup[0] > c.speedup[0] && other.seen[2] < c.seen[1]);
 }
 
 // The fastest that keeps every wish, of equal ones the smallest; else the one that breaks them least.
