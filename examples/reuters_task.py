@@ -19,8 +19,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from autocompress import Task, top1_accuracy
 
 CHECKPOINT = cache_folder() / "examples" / "reuters.safetensors"
-TOPICS = ("acq", "crude", "earn", "grain", "interest", "money-fx", "ship", "trade")
-N_TOKENS, N_VALIDATION = 64, 1600
+TOPICS = ["acq", "crude", "earn", "grain", "interest", "money-fx", "ship", "trade"]
+N_TOKENS, N_VALIDATION = 48, 1200
 Texts = list[tuple[str, int]]
 
 
