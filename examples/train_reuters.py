@@ -6,6 +6,7 @@ writes only where `--out` says.
 
 import argparse
 import time
+from itertools import chain, repeat
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification
 
-RATE, HEAD_RATE = 1e-4, 1e-3
+N_EPOCHS, RATE, HEAD_RATE = 2, 1e-4, 1e-3
 
 
 def accuracy(model: nn.Module, texts: Texts) -> float:
@@ -28,7 +29,7 @@ def accuracy(model: nn.Module, texts: Texts) -> float:
 
 
 def main() -> None:
-    """Train one epoch with AdamW and a one-cycle schedule, print the scores, save."""
+    """Train with AdamW and a one-cycle schedule, print the scores, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="three steps, few texts")
     parser.add_argument("--out", type=Path, help="checkpoint to write")
@@ -51,17 +52,19 @@ def main() -> None:
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
     rates = [group["lr"] for group in groups]
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=len(loader), pct_start=0.1)
+    n_epochs = 1 if arguments.smoke else N_EPOCHS
+    n_steps = n_epochs * len(loader)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=n_steps, pct_start=0.1)
     start = time.perf_counter()
     model.train()
-    for step, (tokens, topics) in enumerate(loader, 1):
+    for step, (tokens, topics) in enumerate(chain.from_iterable(repeat(loader, n_epochs)), 1):
         loss = cross_entropy(model(**tokens).logits, topics)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        if step % 20 == 0 or step == len(loader):
-            print(f"step {step}/{len(loader)}  loss {loss.item():.3f}  {time.perf_counter() - start:.0f} s", flush=True)
+        if step % 20 == 0 or step == n_steps:
+            print(f"step {step}/{n_steps}  loss {loss.item():.3f}  {time.perf_counter() - start:.0f} s", flush=True)
     print(f"validation {accuracy(model, validation):.4f}  test {accuracy(model, test):.4f}")
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
