@@ -1,10 +1,11 @@
 """What must stay good: a model, its data and how both are judged.
 
 A batch is a pair ``(inputs, targets)``. The inputs are a tensor, a tuple or list of tensors (passed as
-positional arguments) or a dict of tensors (passed by name); the targets are whatever loss and score expect.
+positional arguments) or a mapping of tensors (passed by name), such as a dict or what a tokenizer of transformers
+gives; the targets are whatever loss and score expect.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,17 +46,24 @@ class Score:
         return float(self.function(outputs, targets))
 
 
-def _top1(outputs: Tensor, targets: Tensor) -> float:
-    return float((outputs.argmax(dim=-1) == targets).double().mean())
+def _hits(outputs: Any, targets: Tensor) -> Tensor:
+    logits: Tensor = outputs["logits"] if isinstance(outputs, Mapping) else outputs
+    return (logits.argmax(dim=-1) == targets).double()
 
 
-def _is_top1(outputs: Tensor, targets: Tensor) -> Tensor:
-    is_right = (outputs.argmax(dim=-1) == targets).double()
+def _top1(outputs: Any, targets: Tensor) -> float:
+    return float(_hits(outputs, targets).mean())
+
+
+def _is_top1(outputs: Any, targets: Tensor) -> Tensor:
+    is_right = _hits(outputs, targets)
     return is_right if is_right.dim() == 1 else is_right.flatten(1).mean(dim=1)
 
 
 def top1_accuracy() -> Score:
     """Fraction of samples whose largest output is at the target's class index, in [0, 1].
+
+    The outputs are a tensor, or a mapping with one called `logits`, which is what classifiers of transformers return.
 
     >>> top1_accuracy()(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
     0.5
@@ -203,8 +211,8 @@ def split_batch(batch: Any, split: str = "data") -> Batch:
 
 
 def call(model: Callable[..., Any], inputs: Any) -> Any:
-    """Outputs of `model` for `inputs` that are a tensor, a sequence of tensors or a dict of tensors."""
-    if isinstance(inputs, dict):
+    """Outputs of `model` for `inputs` that are a tensor, a sequence of tensors or a mapping of tensors."""
+    if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, tuple | list):
         return model(*inputs)
@@ -212,7 +220,7 @@ def call(model: Callable[..., Any], inputs: Any) -> Any:
 
 
 def flatten(values: Any) -> list[Tensor]:
-    """Tensors inside nested dicts, sequences and dataclass-like outputs, in a stable order.
+    """Tensors inside nested mappings, sequences and dataclass-like outputs, in a stable order.
 
     >>> [t.item() for t in flatten({"a": torch.tensor(1), "b": (torch.tensor(2),)})]
     [1, 2]
@@ -221,7 +229,7 @@ def flatten(values: Any) -> list[Tensor]:
         return [values]
     if isinstance(values, np.ndarray):
         return [torch.from_numpy(values)]
-    if isinstance(values, dict):
+    if isinstance(values, Mapping):
         return [tensor for value in values.values() for tensor in flatten(value)]
     if isinstance(values, tuple | list):
         return [tensor for value in values for tensor in flatten(value)]
@@ -232,7 +240,7 @@ def like(structure: Any, tensors: Iterator[Tensor]) -> Any:
     """`structure` with its tensors replaced, in the order of `flatten`, by the next of `tensors`."""
     if isinstance(structure, Tensor | np.ndarray):
         return next(tensors)
-    if isinstance(structure, dict):
+    if isinstance(structure, Mapping):
         return _same_kind(structure, {key: like(value, tensors) for key, value in structure.items()})
     if isinstance(structure, tuple | list):
         return tuple(like(value, tensors) for value in structure)
@@ -245,7 +253,7 @@ def concatenate(parts: list[Any]) -> Any:
     if isinstance(first, Tensor):
         joined = [part if part.dim() else part[None] for part in parts]
         return torch.cat(joined)
-    if isinstance(first, dict):
+    if isinstance(first, Mapping):
         return _same_kind(first, {key: concatenate([part[key] for part in parts]) for key in first})
     if isinstance(first, tuple):
         return tuple(concatenate(list(column)) for column in zip(*parts, strict=True))
@@ -254,9 +262,9 @@ def concatenate(parts: list[Any]) -> Any:
     return parts
 
 
-def _same_kind(mapping: dict[Any, Any], values: dict[Any, Any]) -> Any:
-    """`values` as an object of the class of `mapping`, for example a ModelOutput of transformers."""
-    return values if type(mapping) is dict else type(mapping)(**values)
+def _same_kind(mapping: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
+    """`values` as an object of the class of `mapping` if that is one of dict, such as a ModelOutput of transformers."""
+    return type(mapping)(**values) if isinstance(mapping, dict) and type(mapping) is not dict else values
 
 
 @contextmanager

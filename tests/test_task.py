@@ -1,5 +1,6 @@
 """Tasks, batches and the structures that inputs and outputs come in."""
 
+from collections import UserDict
 from dataclasses import replace
 from typing import Any
 
@@ -84,6 +85,12 @@ def test_a_task_is_frozen_and_can_be_varied() -> None:
 def test_top1_accuracy_counts_hits() -> None:
     outputs = torch.tensor([[1.0, 2, 0], [3, 0, 0], [0, 0, 9], [0, 5, 1]])
     assert top1_accuracy()(outputs, torch.tensor([1, 0, 1, 1])) == 0.75
+
+
+def test_top1_accuracy_reads_the_logits_of_a_mapping() -> None:
+    score, outputs, targets = top1_accuracy(), Outputs(hidden=-Y, logits=torch.eye(3)), torch.tensor([0, 2, 2])
+    assert score(outputs, targets) == pytest.approx(2 / 3)
+    assert score.per_sample and score.per_sample(outputs, targets).tolist() == [1.0, 0.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +178,7 @@ def test_arrays_are_taken_as_tensors() -> None:
         pytest.param((torch.tensor(2.0), torch.tensor(5.0)), (2.0, 5.0), id="a tuple, by position"),
         pytest.param([torch.tensor(2.0)], (2.0, 10.0), id="a list, by position"),
         pytest.param({"b": torch.tensor(5.0), "a": torch.tensor(2.0)}, (2.0, 5.0), id="a dict, by name"),
+        pytest.param(UserDict(b=torch.tensor(5.0), a=torch.tensor(2.0)), (2.0, 5.0), id="a mapping, by name"),
     ],
 )
 def test_a_model_is_called_as_its_inputs_say(inputs: Any, expected: tuple[float, float]) -> None:
@@ -182,6 +190,13 @@ def test_a_model_is_called_as_its_inputs_say(inputs: Any, expected: tuple[float,
 
 class Outputs(dict):  # type: ignore[type-arg]
     """A mapping made by keyword, as a ModelOutput of transformers is."""
+
+
+def test_a_mapping_that_is_no_dict_is_rebuilt_as_a_dict() -> None:
+    tokens = UserDict(ids=Y, mask=X)  # what a tokenizer of transformers gives is one of these
+    assert [tensor is part for tensor, part in zip(flatten(tokens), (Y, X), strict=True)] == [True, True]
+    assert like(tokens, iter([X, Y])) == {"ids": X, "mask": Y}
+    assert concatenate([tokens, tokens])["ids"].tolist() == [*range(10), *range(10)]
 
 
 STRUCTURES = [

@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import openvino
@@ -46,8 +47,8 @@ def flat_outputs(outputs: Any) -> list[Tensor]:
 
 
 def input_names(module: nn.Module, example_input: Any) -> list[str]:
-    """Names of the deployed inputs: keys of a dict input, else parameter names of the module's forward."""
-    if isinstance(example_input, dict):
+    """Names of the deployed inputs: keys of a mapping, else parameter names of the module's forward."""
+    if isinstance(example_input, Mapping):
         return list(example_input)
     tensors = flatten(example_input)
     parameters = [

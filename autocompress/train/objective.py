@@ -1,7 +1,7 @@
 """What a training step minimizes: the task's own loss, distillation, and the term of the compression methods."""
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -172,7 +172,7 @@ class BatchLoss:
 def call_arguments(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments with which a model is called for the inputs of a batch."""
     inputs = split_batch(batch, "train")[0]
-    if isinstance(inputs, dict):
+    if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
 

@@ -1,4 +1,4 @@
-"""A model of transformers, trained by a loss of its logits and by the loss that it computes itself."""
+"""A model of transformers as it is: a ModelOutput, batches of a tokenizer, each padded to its own longest text."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from autocompress import Score, Task
+from autocompress import Task, top1_accuracy
 from autocompress.search.training import learning_rates
 from tests.search.test_entry_ways import whole
 from tests.search.test_training import context_of, uniform
+from tests.studies import study_of
+
+PADDING, LENGTHS = 39, (12, 9)  # of the texts of a split's two batches, the longest
 
 
 def bert() -> nn.Module:
@@ -20,20 +23,27 @@ def bert() -> nn.Module:
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
-        max_position_embeddings=16, num_labels=3, attn_implementation="eager",
+        max_position_embeddings=16, num_labels=3, pad_token_id=PADDING,
     )  # fmt: skip
     return BertForSequenceClassification(config).eval()
 
 
-def sentences(n: int, seed: int) -> list[tuple[dict[str, Tensor], Tensor]]:
-    """Two batches of sentences whose class is the word that occurs most, of three."""
-    generator = torch.Generator().manual_seed(seed)
-    words, classes = torch.randint(3, 40, (n, 12), generator=generator), torch.arange(n) % 3
-    words[torch.rand(n, 12, generator=generator) < 0.4] = -1
-    words = torch.where(words < 0, classes[:, None], words)
-    inputs = {"input_ids": words, "attention_mask": torch.ones_like(words)}
-    split = [dict(zip(inputs, parts, strict=True)) for parts in zip(*(t.split(n // 2) for t in inputs.values()), strict=True)]  # fmt: skip  # noqa: E501
-    return list(zip(split, classes.split(n // 2), strict=True))
+def sentences(n: int, seed: int) -> list[tuple[Any, Tensor]]:
+    """Two batches of padded sentences whose class is the word that occurs most, of three."""
+    return [_batch(n // 2, length, torch.Generator().manual_seed(10 * seed + length)) for length in LENGTHS]
+
+
+def _batch(n: int, longest: int, generator: torch.Generator) -> tuple[Any, Tensor]:
+    from transformers import BatchEncoding
+
+    words, classes = torch.randint(3, PADDING, (n, longest), generator=generator), torch.arange(n) % 3
+    is_telling = torch.rand(n, longest, generator=generator) < 0.4
+    words = torch.where(is_telling, classes[:, None], words)
+    lengths = torch.randint(longest // 2, longest + 1, (n, 1), generator=generator)
+    lengths[0] = longest
+    is_text = torch.arange(longest) < lengths
+    tokens = {"input_ids": torch.where(is_text, words, PADDING), "attention_mask": is_text.long()}
+    return BatchEncoding(tokens), classes
 
 
 def loss_of_logits(outputs: Any, targets: Tensor) -> Tensor:
@@ -43,10 +53,6 @@ def loss_of_logits(outputs: Any, targets: Tensor) -> Tensor:
 def step_with_labels(model: nn.Module, batch: Any) -> Tensor:
     inputs, labels = batch
     return model(**inputs, labels=labels).loss
-
-
-def accuracy_of_logits(outputs: Any, targets: Tensor) -> float:
-    return float((outputs["logits"].argmax(dim=1) == targets).double().mean())
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +68,19 @@ def trained_bert() -> nn.Module:
     return model.eval()
 
 
+def task_of(model: nn.Module, **way: Any) -> Task:
+    return Task(
+        model=model,
+        example_input=sentences(2, 0)[0][0],
+        train=sentences(96, 1),
+        validation=sentences(96, 2),
+        test=sentences(96, 3),
+        score=top1_accuracy(),
+        name="bert",
+        **way,
+    )
+
+
 @pytest.mark.parametrize(
     "way",
     [
@@ -70,19 +89,20 @@ def trained_bert() -> nn.Module:
     ],
 )
 def test_a_model_of_transformers_trains(way: dict[str, Any], trained_bert: nn.Module, tmp_path: Path) -> None:
-    task = Task(
-        model=trained_bert,
-        example_input=sentences(2, 0)[0][0],
-        train=sentences(96, 1),
-        validation=sentences(96, 2),
-        test=sentences(96, 3),
-        score=Score(accuracy_of_logits, name="accuracy"),
-        name="bert",
-        **way,
-    )
+    task = task_of(trained_bert, **way)
     context = context_of(task, tmp_path)
     rates = learning_rates(context)
     assert 0 < rates.quantized <= rates.reshaped
     trained, measured = whole(context, uniform(context, {"weight_bits": 4, "activation_bits": 8}), 10)
     assert measured.accuracy > 0.5 and measured.agreement > 0.9
     assert trained.summary is not None and len(trained.summary.course) == 10
+
+
+def test_a_model_of_transformers_is_searched_without_a_wrapper(trained_bert: nn.Module, tmp_path: Path) -> None:
+    study = study_of(task_of(trained_bert, loss=loss_of_logits), tmp_path / "study", space="pruning", max_drop=0.5)
+    record = study.optimize("2trials")
+    fp32, *pruned = (candidate.measurement for candidate in record.candidates)
+    assert fp32 and fp32.n_samples == 96 and fp32.agreement == 1 and fp32.largest_difference < 1e-4
+    assert len(pruned) == 2 and all(m and m.macs < fp32.macs and m.agreement > 0.95 for m in pruned)
+    heads = {f"bert.encoder.layer.{i}.attention.self" for i in range(2)}
+    assert heads <= {group.rpartition(".")[0] for c in record.candidates for group in c.recipe.pruning}
