@@ -45,7 +45,7 @@ def tile(pixels: Tensor, boxes: Tensor, x: int, y: int, margin: int = 0) -> tupl
 
 
 def tiles(pixels: Tensor, boxes: Tensor, top: int = 0) -> TensorDataset:
-    """All tiles below row `top`, side by side but for their margins; the rest at the right and the bottom is left out."""
+    """All tiles below row `top`, side by side but for their margins; what is left at right and bottom is not used."""
     (height, width), step = pixels.shape[1:], TILE - 2 * MARGIN
     places = [(x, y) for y in range(top, height - TILE + 1, step) for x in range(0, width - TILE + 1, step)]
     images, found = zip(*(tile(pixels, boxes, x, y, MARGIN) for x, y in places), strict=True)
