@@ -13,18 +13,14 @@ from fetch import cache_folder, fetch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from autocompress import Score, Task
 
 CHECKPOINT = cache_folder() / "examples" / "brain.safetensors"
-SHAPE, FIRST, LAST = (197, 233, 189), 30, 206  # voxels of the volume; slices that show enough of both kinds of matter
-BLOCK, TRAIN, VALIDATION, TEST = (
-    44,
-    range(20),
-    range(23, 33),
-    range(35, 42),
-)  # the slices between two ranges are not used
+SHAPE = (197, 233, 189)  # voxels of the volume
+FIRST, LAST = 30, 206  # slices that show enough of both kinds of matter
+BLOCK, TRAIN, VALIDATION, TEST = 44, range(20), range(23, 33), range(35, 42)  # places in each block, with gaps between
 CROP = 96  # pixels, for training
 
 
@@ -36,25 +32,17 @@ def read_volume(name: str) -> Tensor:
 
 
 def slices(places: range) -> TensorDataset:
-    """Pictures (n, 1, 160, 160) and classes (n, 160, 160) at some places of each block, with gaps between."""
+    """Pictures (n, 1, 160, 160) and classes (n, 160, 160) at some places of each block of slices."""
     chosen = [i for i in range(FIRST, LAST) if (i - FIRST) % BLOCK in places]
     picture, grey, white = (read_volume(name)[chosen] for name in ("t1", "gm", "wm"))
     return TensorDataset(picture[:, None], torch.stack([1 - grey - white, grey, white]).argmax(0))
 
 
-class Crops(Dataset[tuple[Tensor, Tensor]]):
-    """A part at a random place of each slice."""
-
-    def __init__(self, whole: TensorDataset) -> None:
-        self.whole = whole
-
-    def __len__(self) -> int:
-        return len(self.whole)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        x, y = torch.randint(160 - CROP + 1, (2,)).tolist()
-        picture, classes = self.whole[index]
-        return picture[:, y : y + CROP, x : x + CROP], classes[y : y + CROP, x : x + CROP]
+def cropped(rows: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """A batch of some slices, of which it has the same part at a random place."""
+    x, y = torch.randint(160 - CROP + 1, (2,)).tolist()
+    pictures, classes = (torch.stack(column)[..., y : y + CROP, x : x + CROP] for column in zip(*rows, strict=True))
+    return pictures, classes
 
 
 def dice_of_slices(logits: Tensor, classes: Tensor) -> Tensor:
@@ -74,7 +62,7 @@ def brain() -> Task:
     return Task(
         model=model.eval(),
         example_input=validation[0][0][None],
-        train=DataLoader(Crops(slices(TRAIN)), batch_size=8, shuffle=True),
+        train=DataLoader(slices(TRAIN), batch_size=8, shuffle=True, collate_fn=cropped),
         validation=DataLoader(validation, batch_size=10),
         test=DataLoader(slices(TEST), batch_size=10),
         loss=cross_entropy,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from brain_net import UNet
-from brain_task import CHECKPOINT, TEST, TRAIN, VALIDATION, Crops, dice_of_slices, slices
+from brain_task import CHECKPOINT, TEST, TRAIN, VALIDATION, cropped, dice_of_slices, slices
 from fetch import FetchError
 from safetensors.torch import save_file
 from torch.nn.functional import cross_entropy
@@ -32,8 +32,9 @@ def train(n_steps: int, learning_rate: float) -> UNet:
     model = UNet().to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=n_steps)
-    crops, start = Crops(slices(TRAIN)), time.perf_counter()
-    batches = DataLoader(crops, BATCH_SIZE, sampler=RandomSampler(crops, num_samples=n_steps * BATCH_SIZE))
+    dataset, start = slices(TRAIN), time.perf_counter()
+    order = RandomSampler(dataset, num_samples=n_steps * BATCH_SIZE)
+    batches = DataLoader(dataset, BATCH_SIZE, sampler=order, collate_fn=cropped)
     for step, (pictures, classes) in enumerate(batches, 1):
         loss = cross_entropy(model(pictures), classes)
         optimizer.zero_grad()
