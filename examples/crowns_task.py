@@ -34,22 +34,29 @@ def overlaps(a: Tensor, b: Tensor) -> Tensor:
     return (common / (areas[0] + areas[1] - common)).nan_to_num()
 
 
-def average_precision(outputs: tuple[Tensor, Tensor], boxes: Tensor) -> float:
-    """Precision, a mean over all crowns, of the ranking of all boxes down to that crown; 0 for crowns not found.
+def matched(outputs: tuple[Tensor, Tensor], boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores of the boxes found in each tile (n, k), whether they are right (n, k), and crowns in each tile (n,).
 
-    A box is right if the crown that it overlaps most is not yet found; equal scores share a rank. NaN without crowns.
+    A box is right if it overlaps the crown that it overlaps most by enough, and no better box has found that one.
     """
     scores, found = decode(*outputs, margin=MARGIN // STRIDE)
     overlap, crown = overlaps(found, boxes).max(dim=2)
     is_on = overlap >= LEAST_OVERLAP
     is_same = (crown[:, :, None] == crown[:, None]) & is_on[:, None]
-    is_right = is_on & ~is_same.tril(-1).any(dim=2)
-    order = scores.flatten().argsort(descending=True)
-    ranked, n_right = scores.flatten()[order], is_right.flatten()[order].cumsum(0)
-    is_last = (ranked > 0) & (ranked != torch.cat([ranked[1:], ranked.new_zeros(1)]))
+    return scores, is_on & ~is_same.tril(-1).any(dim=2), boxes[..., 0].isfinite().sum(dim=1)
+
+
+def average_precision(tiles: tuple[Tensor, Tensor, Tensor]) -> float:
+    """Mean over all crowns of the precision down to the rank where each is found; 0 for those that are not.
+
+    All tiles are one ranking; boxes of equal scores share a rank. NaN where there are no crowns.
+    """
+    scores, is_right, n_crowns = tiles
+    ranked, order = scores.flatten().sort(descending=True)
+    n_right = is_right.flatten()[order].cumsum(0)
+    is_last = (ranked > 0) & (ranked != torch.cat([ranked[1:], ranked.new_zeros(1)]))  # of its rank
     precision = n_right[is_last] / (is_last.nonzero()[:, 0] + 1)
-    gained = n_right[is_last].diff(prepend=n_right.new_zeros(1))
-    return float((precision * gained).sum() / boxes[..., 0].isfinite().sum())
+    return float((precision * n_right[is_last].diff(prepend=n_right.new_zeros(1))).sum() / n_crowns.sum())
 
 
 def crowns() -> Task:
@@ -67,6 +74,6 @@ def crowns() -> Task:
         validation=DataLoader(validation, batch_size=32),
         test=DataLoader(tiles(*read_picture(TEST)), batch_size=32),
         training_step=training_step,
-        score=Score(average_precision, name="average precision"),
+        score=Score(average_precision, name="average precision", prepare=matched),
         name="crowns",
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from crowns_data import TEST, TRAIN, TRAINING_ROWS, Crops, read_picture, tiles
 from crowns_net import CrownNet
-from crowns_task import CHECKPOINT, average_precision, training_step
+from crowns_task import CHECKPOINT, average_precision, matched, training_step
 from fetch import FetchError, fetch
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
@@ -24,7 +24,7 @@ BATCH_SIZE = 8
 def precision(model: CrownNet, dataset: Dataset[tuple[torch.Tensor, torch.Tensor]]) -> float:
     """Average precision of the torch model."""
     predictions = predict_torch(model, DataLoader(dataset, batch_size=32), "validation")
-    return average_precision(predictions.outputs, predictions.targets)
+    return average_precision(matched(predictions.outputs, predictions.targets))
 
 
 def train(n_steps: int, learning_rate: float) -> CrownNet:
