@@ -29,21 +29,26 @@ class Score:
 
     Args:
         function: ``function(outputs, targets) -> float`` over a whole split; it receives the model's
-            outputs (float tensors on the CPU) and the targets, each concatenated over all batches.
+            outputs (float tensors on the CPU) and the targets, each concatenated over all batches. With `prepare` it is
+            ``function(rows) -> float``.
         higher_is_better: Direction; an accuracy goes up, an error goes down.
         name: What reports call it.
         per_sample: ``per_sample(outputs, targets) -> tensor`` of one value a sample, whose mean is the score; with it
             the uncertainty of a drop is known faster and better. None where the score is not such a mean.
+        prepare: ``prepare(outputs, targets) -> rows``, the part of the work that looks at each sample alone, such as
+            matching boxes: tensors with a row a sample, which `function` makes one number of. It is done once, and
+            resampling, which calls `function` a thousand times, is that much faster.
     """
 
-    function: Callable[[Any, Any], float]
+    function: Callable[..., float]
     higher_is_better: bool = True
     name: str = "score"
     per_sample: Callable[[Any, Any], Tensor] | None = None
+    prepare: Callable[[Any, Any], Any] | None = None
 
     def __call__(self, outputs: Any, targets: Any) -> float:
         """Value of the score for `outputs` and `targets`."""
-        return float(self.function(outputs, targets))
+        return float(self.function(self.prepare(outputs, targets)) if self.prepare else self.function(outputs, targets))
 
 
 def _hits(outputs: Any, targets: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Which interval is used depends on what the score says of single samples: right o
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 from autocompress.errors import MeasurementError
 from autocompress.measure.accuracy import Predictions, score_of, take
 from autocompress.measurement import Interval
-from autocompress.task import Task, flatten
+from autocompress.task import Score, Task, flatten
 
 Numbers = npt.NDArray[np.float64]
 N_RESAMPLES = 1000
@@ -204,10 +205,31 @@ def _drop_of_score(
     sample costs what outputs in random order cost.
     """
     rng = np.random.default_rng(seed)
-    drops = _resampled(task, pair, rng, max_seconds)
+    drops = _resampled(*_prepared(task, pair), rng, max_seconds)
     half = _Z * float(np.std(drops, ddof=1))
     half = max(half, _Z**2 * _cost_of_one(task, pair[0], rng))
     return Interval(value=value, low=value - half, high=value + half)
+
+
+def _prepared(task: Task, pair: tuple[Predictions, Predictions]) -> tuple[Task, tuple[Predictions, Predictions]]:
+    """Task and predictions whose score is the same without the work that the score's `prepare` does.
+
+    Raises:
+        MeasurementError: What it gives has not a row for each sample.
+    """
+    prepare: Callable[[Any, Any], Any] | None = getattr(task.score, "prepare", None)
+    if prepare is None:
+        return task, pair
+    n = pair[0].n_samples
+    rows = [prepare(predictions.outputs, predictions.targets) for predictions in pair]
+    shapes = [tuple(tensor.shape) for tensor in flatten(rows)]
+    if not shapes or any(shape[:1] != (n,) for shape in shapes):
+        law = f"prepare of the task's {task.score_name} must give tensors with a row for each of {n} samples"
+        raise MeasurementError(f"{law}, but got shapes {sorted(set(shapes))}")
+    function: Callable[[Any], float] = task.score.function  # type: ignore[attr-defined]  # as whoever has a `prepare`
+    score = Score(lambda rows, _: function(rows), task.higher_is_better, task.score_name)
+    nothing = torch.empty(n, 0)
+    return replace(task, score=score), (Predictions(rows[0], nothing), Predictions(rows[1], nothing))
 
 
 def _resampled(

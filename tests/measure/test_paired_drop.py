@@ -220,6 +220,38 @@ def test_a_regression_score_falls_or_rises(by_sample: bool, higher_is_better: bo
     assert drop.high - drop.low == pytest.approx(2 * Z * float(differences.std()) / math.sqrt(300), rel=0.2)
 
 
+def hits(outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Rows of more than one tensor, in more than one container."""
+    return outputs.argmax(1), {"class": targets}
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False], ids=["higher", "lower"])
+def test_a_prepared_score_has_the_same_drop_and_is_prepared_once(higher_is_better: bool) -> None:
+    calls = []
+
+    def prepare(outputs: Tensor, targets: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        calls.append(len(outputs))
+        return hits(outputs, targets)
+
+    def function(rows: tuple[Tensor, dict[str, Tensor]]) -> float:
+        share = float((rows[0] == rows[1]["class"]).double().mean())
+        return share if higher_is_better else 1 - share
+
+    prepared = scored(function, higher_is_better, prepare=prepare)
+    whole = scored(accuracy if higher_is_better else error_rate, higher_is_better)
+    pair = predictions(20), predictions(60, seed=1)
+    drop, expected = (accuracy_drop(task, *pair, max_seconds=0.0) for task in (prepared, whole))
+    assert (drop.value, drop.low, drop.high) == pytest.approx((expected.value, expected.low, expected.high))
+    assert calls == [400] * len(calls) and len(calls) < 10
+
+
+@pytest.mark.parametrize("rows", [torch.ones(3), torch.tensor(1.0), []], ids=["too few", "one number", "none"])
+def test_rows_that_are_not_by_sample_are_refused(rows: Any) -> None:
+    task = scored(lambda rows: 0.5, prepare=lambda o, t: rows)
+    with pytest.raises(MeasurementError, match="a row for each of 400 samples, but got shapes"):
+        accuracy_drop(task, predictions(20), predictions(60))
+
+
 WRONG = [
     pytest.param(lambda o, t: torch.ones(3), r"one value a sample, shape \(400,\), but got shape \(3,\)", id="n"),
     pytest.param(lambda o, t: torch.zeros(400), "must be the score, 0.95, but got 0", id="mean"),
