@@ -29,7 +29,7 @@ from autocompress.deploy import load_openvino, save_openvino, size_bytes
 from autocompress.latency import FINALIST, LatencyProcess, LatencySettings
 from autocompress.measure import Predictions, accuracy_drop, discordant_pairs, predict_deployed, score_of
 from autocompress.recipe import FLOAT_BITS
-from autocompress.record import StudyRecord
+from autocompress.record import RECORD_FILE, StudyRecord
 from autocompress.report import render
 from autocompress.search.evaluate import real_input
 from autocompress.task import call, flatten, split_batch
@@ -39,7 +39,7 @@ Sample = dict[str, npt.NDArray[Any]]
 
 ROOT = Path(__file__).parents[1]
 N_CALIBRATION = 300  # what nncf.quantize takes by default
-KEPT = ("candidates.json", "study.json", "chosen/recipe.yaml", "chosen/manifest.json")
+KEPT = (RECORD_FILE, "study.json", "chosen/recipe.yaml", "chosen/manifest.json")
 PREFIX = "__module.module."
 WITH_WEIGHTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
 TIMING = replace(FINALIST, max_seconds=60.0)
@@ -67,7 +67,6 @@ class Plan:
     Attributes:
         name: A key of `EXAMPLES`.
         task: How the command line names the task.
-        search: Options of the search.
         study: Folder of the study.
         n_calibration: Samples for NNCF.
         timing: How the models are timed.
@@ -75,7 +74,6 @@ class Plan:
 
     name: str
     task: str
-    search: tuple[str, ...]
     study: Path
     n_calibration: int
     timing: LatencySettings
@@ -92,6 +90,13 @@ def run(*command: str) -> None:
 def has_checkpoint(name: str) -> bool:
     """Whether the example's network was trained before."""
     return any((cache_folder() / "examples").glob(f"{name}.*"))
+
+
+def is_finished(study: Path) -> bool:
+    """Whether a search has ended in this folder, its choice being confirmed on the test split."""
+    path = study / RECORD_FILE
+    chosen = StudyRecord.read(path).chosen if path.is_file() else None
+    return chosen is not None and chosen.test is not None
 
 
 def calibration(task: Task, names: Sequence[str], n: int) -> list[Sample]:
@@ -137,7 +142,7 @@ def float_operations(model: openvino.Model, recipe: Recipe) -> list[str]:
 
 def compare(plan: Plan, task: Task, folder: Path) -> Compared:
     """Measure the FP32 model, NNCF's and the chosen one on the test split, and time them in one session."""
-    record = StudyRecord.read(plan.study / "candidates.json")
+    record = StudyRecord.read(plan.study / RECORD_FILE)
     if record.chosen is None:
         raise SystemExit(f"showcase.py: the study in {plan.study} has no choice yet; run the search again")
     baseline = plan.study / "candidates" / record.baseline.digest / "model.xml"
@@ -193,7 +198,9 @@ def main() -> None:
     parser.add_argument("--budget", default="15m", help="of the search")
     parser.add_argument("--max-drop", type=float, help="accuracy floor of the search; by default the example's target")
     parser.add_argument("--out", type=Path, help="folder of the report; by default reports/NAME")
-    parser.add_argument("--study", type=Path, help="a finished study of the example, in place of a new search")
+    parser.add_argument(
+        "--study", type=Path, help="folder of the study, to keep it; a finished one is not searched again"
+    )
     arguments = parser.parse_args()
     if importlib.util.find_spec("nncf") is None:
         raise SystemExit("showcase.py: nncf is missing; pip install autocompress[peers]")
@@ -207,12 +214,12 @@ def main() -> None:
 def showcase(arguments: argparse.Namespace, work: Path) -> None:
     """Do what the command line asks for, with `work` for what is not kept."""
     name, example = arguments.name, EXAMPLES[arguments.name]
-    task_reference = f"examples/{name}_task.py:{name}"
+    task = f"examples/{name}_task.py:{name}"
     if arguments.smoke:
         smoke_cache(work / "cache")
         task_file = work / "sliced_task.py"
         task_file.write_text(SLICED.format(folder=str(ROOT / "examples"), name=name))
-        task_reference = f"{task_file}:sliced"
+        task = f"{task_file}:sliced"
         checkpoint = cache_folder() / "examples" / f"{name}.safetensors"
         run(f"examples/train_{name}.py", "--smoke", "--out", str(checkpoint))
     elif not has_checkpoint(name):
@@ -220,17 +227,15 @@ def showcase(arguments: argparse.Namespace, work: Path) -> None:
     max_drop = example.max_drop if arguments.max_drop is None else arguments.max_drop
     plan = Plan(
         name=name,
-        task=task_reference,
-        search=SMOKE_OPTIONS if arguments.smoke else ("--budget", arguments.budget),
-        study=arguments.study or work / "study",
+        task=task,
+        study=(arguments.study or work / "study").resolve(),
         n_calibration=8 if arguments.smoke else N_CALIBRATION,
         timing=SMOKE_TIMING if arguments.smoke else TIMING,
     )
-    if arguments.study is None:
-        options = (*plan.search, "--max-drop", str(max_drop), "--out", str(plan.study))
-        run("-m", "autocompress", "search", plan.task, *options)
-    os.chdir(ROOT)
-    text = comparison(name, compare(plan, load_task(plan.task), work / "nncf"))
+    if not is_finished(plan.study):
+        options = SMOKE_OPTIONS if arguments.smoke else ("--budget", arguments.budget)
+        run("-m", "autocompress", "search", task, *options, "--max-drop", str(max_drop), "--out", str(plan.study))
+    text = comparison(name, compare(plan, load_task(str(ROOT / task)), work / "nncf"))
     print(text)
     out = arguments.out or (work / "report" if arguments.smoke else ROOT / "reports" / name)
     out.mkdir(parents=True, exist_ok=True)
