@@ -20,7 +20,7 @@ from autocompress import Task, top1_accuracy
 
 CHECKPOINT = cache_folder() / "examples" / "reuters.safetensors"
 TOPICS = ["acq", "crude", "earn", "grain", "interest", "money-fx", "ship", "trade"]
-N_TOKENS, N_VALIDATION = 64, 1400
+N_TOKENS, N_VALIDATION = 48, 1200
 Texts = list[tuple[str, int]]
 
 

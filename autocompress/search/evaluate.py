@@ -33,7 +33,7 @@ from autocompress.search.folder import MODEL
 from autocompress.task import Task, flatten, split_batch
 from autocompress.train import channels_last
 
-N_COMPARED = 1000  # validation samples on which the deployed model is compared with torch, about
+N_COMPARED = 1000  # validation samples on which the deployed model is compared with torch, at most about
 LEAST_SPLIT = 200  # samples; a part of fewer can decide nothing
 
 
@@ -150,13 +150,13 @@ def _with_threads(context: EvaluationContext, latency: LatencySettings) -> Laten
 def _compared(task: Task, deployed: Predictions, split: Split) -> tuple[list[Any], Predictions]:
     """Batches, with images channels last, on which the torch model is run, too, and what was deployed says to them.
 
-    All of the test split; of other splits every so many batches, about `N_COMPARED` samples, since torch is the slower
-    of the two by far.
+    All of the test split; of other splits every so many batches, about `N_COMPARED` samples at most, since torch is the
+    slower of the two by far.
     """
     batches = [split_batch(batch, split) for batch in getattr(task, split)]
     lengths = [len(flatten(inputs)[0]) for inputs, _ in batches]
     is_by_sample = sum(lengths) == deployed.n_samples
-    step = max(1, deployed.n_samples // N_COMPARED) if split != "test" and is_by_sample else 1
+    step = -(-deployed.n_samples // N_COMPARED) if split != "test" and is_by_sample else 1
     kept = [(channels_last(inputs), targets) for inputs, targets in batches[::step]]
     if step == 1:
         return kept, deployed

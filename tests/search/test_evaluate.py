@@ -37,6 +37,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> EvaluationContext:
     [
         pytest.param("validation", 1000, [64, 64, 64], id="few samples: all"),
         pytest.param("validation", 96, [64, 64], id="every second batch"),
+        pytest.param("validation", 191, [64, 64], id="never all where there are more"),
         pytest.param("validation", 10, [64], id="at least one batch"),
         pytest.param("test", 10, [64, 64, 22], id="all of the test split"),
     ],
