@@ -13,7 +13,7 @@ from fetch import cache_folder, fetch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import affine_grid, cross_entropy, grid_sample
 
 from autocompress import Task, TensorBatches, top1_accuracy
 
@@ -43,12 +43,12 @@ def pictures(split: str) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1, torch.tensor(labels)
 
 
-def mirrored_and_moved(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror half of the pictures, and move each batch by up to four pixels."""
-    is_mirrored = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
-    images = torch.where(is_mirrored, images.flip(-1), images)
-    top, left = torch.randint(0, 9, (2,), generator=generator).tolist()
-    return pad(images, (4, 4, 4, 4), value=1.0)[..., top : top + 64, left : left + 64]
+def distorted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Turn, stretch, shear and move each picture a little, and mirror every other one."""
+    transforms = torch.eye(2, 3) + 0.1 * torch.randn(len(images), 2, 3, generator=generator)
+    transforms[::2, 0] *= -1
+    grid = affine_grid(transforms, list(images.shape), align_corners=False)
+    return grid_sample(images - 1, grid, align_corners=False) + 1  # white beyond the edges
 
 
 def network() -> nn.Module:
@@ -69,7 +69,7 @@ def emoji() -> Task:
     return Task(
         model=model.eval(),
         example_input=torch.zeros(1, 3, 64, 64),
-        train=TensorBatches(*pictures("train"), batch_size=64, shuffle=True, augment=mirrored_and_moved),
+        train=TensorBatches(*pictures("train"), batch_size=32, shuffle=True, augment=distorted),
         validation=TensorBatches(*pictures("validation"), batch_size=250),
         test=TensorBatches(*pictures("test"), batch_size=250),
         loss=cross_entropy,

@@ -44,7 +44,7 @@ PREFIX = "__module.module."
 WITH_WEIGHTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
 TIMING = replace(FINALIST, max_seconds=60.0)
 SMOKE_TIMING = LatencySettings(min_pairs=6, max_pairs=30, max_seconds=0.5, min_seconds=0.0, n_copies=2)
-SMOKE_OPTIONS = ("--budget", "2trials", "--finetune-steps", "3")
+SMOKE_OPTIONS = ("--budget", "2trials", "--finetune-steps", "3", "--sampler", "random")
 SLICED = """
 import sys
 from dataclasses import replace
@@ -56,7 +56,7 @@ from {name}_task import {name}
 
 def sliced():
     task = {name}()
-    return replace(task, **{{s: list(islice(getattr(task, s), 2)) for s in ("train", "validation", "test")}})
+    return replace(task, **{{s: list(islice(getattr(task, s), 1)) for s in ("train", "validation", "test")}})
 """
 
 
