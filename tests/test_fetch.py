@@ -168,7 +168,7 @@ def test_a_missing_npm_is_said(npm: Callable[[str], None], tmp_path: Path, monke
 
 
 def test_a_missing_pip_is_said(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.metadata.distributions", lambda **name: iter(()))
     with pytest.raises(FetchError, match="pip is needed to download nilearn, but this Python has none"):
         fetch("nilearn")
 
