@@ -1,6 +1,6 @@
 """Fine-tune MiniLM-L6 on Reuters R8 and write the checkpoint that `reuters_task.py` reads.
 
-Run `python examples/train_reuters.py`: about 5 minutes on 2 cores. `--smoke` takes three steps and a few texts, and
+Run `python examples/train_reuters.py`: about 4 minutes on 2 cores. `--smoke` takes three steps and a few texts, and
 writes only where `--out` says.
 """
 
