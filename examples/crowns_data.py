@@ -15,8 +15,9 @@ from torch.utils.data import Dataset, TensorDataset
 
 TILE, MARGIN = 160, 32  # pixels
 MOST = 64  # boxes a tile
+JITTER = 0.25  # of contrast and brightness of each colour, since another picture has another light
 TRAIN, TEST = "528000", "541000"  # eastings of the pictures
-TRAINING_ROWS = 1480  # of the first picture; those below are for validation
+TRAINING_ROWS = 1256  # of the first picture; those below are for validation
 
 _MEAN, _SPREAD = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[..., None, None]  # ImageNet
 
@@ -53,7 +54,7 @@ def tiles(pixels: Tensor, boxes: Tensor, top: int = 0) -> TensorDataset:
 
 
 class Crops(Dataset[tuple[Tensor, Tensor]]):
-    """Tiles at random places of the rows for training, turned and mirrored by chance.
+    """Tiles at random places of the rows for training, turned, mirrored and coloured by chance.
 
     Args:
         pixels: Of the picture.
@@ -77,4 +78,5 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         for _ in range(n_turns):
             pixels = pixels.rot90(1, (1, 2))
             left, top, right, bottom = top, TILE - right, bottom, TILE - left
-        return pixels, torch.stack([left, top, right, bottom], dim=1)
+        contrast, brightness = JITTER * torch.randn(2, 3, 1, 1)
+        return pixels * (1 + contrast) + brightness, torch.stack([left, top, right, bottom], dim=1)
