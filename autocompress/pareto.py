@@ -89,13 +89,6 @@ def objective_values(candidate: Candidate, objectives: Sequence[str]) -> tuple[f
     return tuple(interval.value for interval in objective_intervals(candidate, objectives))
 
 
-def told_values(candidate: Candidate, objectives: Sequence[str]) -> tuple[float, ...]:
-    """`objective_values` as samplers are told them: the drop on those samples alone that a search may see."""
-    m = candidate.measurement
-    seen = m and m.model_copy(update={"selection_drop": None})
-    return objective_values(candidate.model_copy(update={"measurement": seen}), objectives)
-
-
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
     """Whether `a` is nowhere larger than `b` and somewhere smaller; equal points don't dominate.
 
@@ -338,7 +331,7 @@ def choose(candidates: Iterable[Candidate], wishes: Wishes) -> Choice:
         best = max(keeping, key=lambda pair: (pair[1].speedup.value, -pair[1].size_bytes))[0]
         return Choice(best, True, f"the fastest of {len(keeping)} that keep every bound, of {len(measured)} measured")
     nearest, m = min(measured, key=lambda pair: sum(wishes.violations(pair[1], n).values()))
-    broken = "; ".join(wishes.violations(m, n)) or "the bounds of two slower ones failed first"
+    broken = "; ".join(wishes.violations(m, n)) or "slower ones failed first, or the search's own samples rule it out"
     return Choice(nearest, False, f"no candidate keeps every bound; of the nearest, {broken}")
 
 

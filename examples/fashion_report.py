@@ -6,6 +6,7 @@ is made in a temporary folder; the report is kept.
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -73,7 +74,8 @@ def agreement_at_7_bits(study: Path, out: Path) -> str:
     text = (study / "candidates" / int8 / "recipe.yaml").read_text()
     recipe.write_text(text.replace("weight_bits: 8", "weight_bits: 7"))
     command = [sys.executable, "-m", "autocompress", "compress", "fashion", "--recipe", str(recipe), "--out", str(out)]
-    done = subprocess.run([*command, "--steps", "0"], capture_output=True, text=True, check=True)
+    wide = os.environ | {"COLUMNS": "200"}  # so that no line is wrapped
+    done = subprocess.run([*command, "--steps", "0"], capture_output=True, text=True, check=True, env=wide)
     return next(line for line in done.stdout.splitlines() if "agree on" in line).split("agree on")[1].strip()
 
 

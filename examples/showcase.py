@@ -1,7 +1,7 @@
 """Search one of the examples as a user would, set it beside `nncf.quantize`, and write `reports/<name>/`.
 
-Run `python examples/showcase.py emoji`: trains the checkpoint if there is none, then searches; about 25 minutes on 2
-cores. `--smoke` takes a slice of the data and a checkpoint of its own, and keeps nothing without `--out`. NNCF comes
+Run `python examples/showcase.py emoji`: trains the checkpoint if there is none, then searches for 15 minutes, then
+compares. `--smoke` takes a slice of the data and a checkpoint of its own, and keeps nothing without `--out`. NNCF comes
 with `pip install .[peers]`.
 """
 

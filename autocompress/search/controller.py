@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 
 from autocompress.errors import MeasurementError, SearchSpaceError
+from autocompress.explanation import Explanation
 from autocompress.graph import ModelGraph
 from autocompress.latency import LatencySettings
 from autocompress.measurement import Interval, Measurement
@@ -134,7 +135,8 @@ class Controller:
         ending.explain_differences()
         if engine and self._ledger.chosen:
             candidates = list(self._ledger.candidates.values())
-            self._ledger.explanation = engine.explanation(candidates, self._ledger.chosen.digest, drops)
+            found = engine.explanation(candidates, self._ledger.chosen.digest, drops)
+            self._ledger.explanation = newest(found, self._ledger.explanation, self._ledger.chosen.digest)
             self._ledger.add_seconds(engine.take_seconds())
         self._ledger.conclude(self._clock.elapsed)
 
@@ -241,3 +243,14 @@ def take_turns(short: Callable[[bool, float], int], long: Callable[[], None]) ->
     long()
     while short(False, 1):
         long()
+
+
+def newest(found: Explanation | None, known: Explanation | None, chosen: str) -> Explanation | None:
+    """What is explained now or, where a search had no time to plan, what an earlier one explained of the same choice.
+
+    Args:
+        found: By this search.
+        known: From the record.
+        chosen: Digest of the choice.
+    """
+    return found or (known if known and known.digest == chosen else None)

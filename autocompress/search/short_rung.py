@@ -1,13 +1,13 @@
 """The short rung: each trial of the study is a recipe, trained briefly and measured; a known recipe is told again."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import optuna
 from optuna.trial import TrialState
 
 from autocompress.measurement import Interval
-from autocompress.pareto import Candidate, told_values
+from autocompress.pareto import Candidate, objective_values
 from autocompress.processes import OutOfTimeError
 from autocompress.recipe import Recipe
 from autocompress.search.clock import SearchClock
@@ -152,3 +152,10 @@ class ShortRung:
         trial.set_user_attr(DROP_ERROR, standard_error(drop))
         trial.set_constraint("accuracy_drop", drop.high - self._configuration.max_drop)
         self._study.tell(trial, list(told_values(candidate, self._configuration.objectives)))
+
+
+def told_values(candidate: Candidate, objectives: Sequence[str]) -> tuple[float, ...]:
+    """`objective_values` as samplers are told them: the drop on those samples alone that a search may see."""
+    m = candidate.measurement
+    seen = m and m.model_copy(update={"selection_drop": None})
+    return objective_values(candidate.model_copy(update={"measurement": seen}), objectives)

@@ -5,17 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from autocompress.explanation import Explanation
 from autocompress.graph import inspect_model
-from autocompress.pareto import Candidate
+from autocompress.measurement import Interval
+from autocompress.pareto import DEFAULT_OBJECTIVES, Candidate, objective_values
 from autocompress.processes import OutOfTimeError
 from autocompress.recipe import Recipe
 from autocompress.search.budget import Budget
 from autocompress.search.clock import TRIALS_PER_LONG, SearchClock
 from autocompress.search.context import Rung
-from autocompress.search.controller import take_turns
+from autocompress.search.controller import newest, take_turns
 from autocompress.search.folder import StudyFolder
 from autocompress.search.ledger import Ledger
-from autocompress.search.short_rung import ShortRung
+from autocompress.search.short_rung import ShortRung, told_values
 from autocompress.space import load_space
 from tests.search.test_identity import configuration
 from tests.search.test_long_rung import ledger_with
@@ -90,6 +92,19 @@ def test_what_the_end_of_the_budget_cuts_off_is_not_counted(tmp_path: Path) -> N
         assert short.run(counter, lambda _: 0.01, at_most=5) == 0  # type: ignore[arg-type]
 
 
+def test_what_samplers_are_told_does_not_depend_on_held_out_samples() -> None:
+    told, shown = set(), []
+    for held_out in (0.0, 0.03):
+        made = candidate("any", 2.0, 0.002)
+        assert made.measurement
+        held = made.measurement.model_copy(update={"selection_drop": Interval(value=held_out, low=-1, high=1)})
+        with_held_out = made.model_copy(update={"measurement": held})
+        told.add(told_values(with_held_out, DEFAULT_OBJECTIVES))
+        shown.append(objective_values(with_held_out, DEFAULT_OBJECTIVES)[0])
+    assert len(told) == 1 and told.pop()[0] == 0.002
+    assert shown == pytest.approx([0.3 * 0.002, 0.3 * 0.002 + 0.7 * 0.03])
+
+
 @pytest.mark.parametrize("n_left", [0, 1, 3])
 def test_short_and_longer_trainings_take_turns_while_there_is_budget(n_left: int) -> None:
     turns = []
@@ -101,3 +116,9 @@ def test_short_and_longer_trainings_take_turns_while_there_is_budget(n_left: int
 
     take_turns(short, lambda: turns.append("long"))
     assert turns == ["shorts", "long", *["short", "long"] * n_left, "short"]
+
+
+def test_an_explanation_outlives_a_search_without_plans_if_it_is_of_the_choice() -> None:
+    old, new = Explanation(digest="a"), Explanation(digest="b")
+    assert newest(new, old, "b") == new and newest(None, old, "a") == old
+    assert newest(None, old, "b") is None and newest(None, None, "a") is None

@@ -70,7 +70,7 @@ function choose(candidates, wishes, rule) {
   const excess = candidates.map(c => violations(c, wishes, rule).reduce((sum, [, part]) => sum + part, 0));
   const nearest = candidates[excess.indexOf(Math.min(...excess))];
   const broken = violations(nearest, wishes, rule).map(([sentence]) => sentence).join("; ");
-  const reason = broken || "the bounds of two slower ones failed first";
+  const reason = broken || "slower ones failed first, or the search's own samples rule it out";
   return {candidate: nearest, meets: false, reason: `no candidate keeps every bound; of the nearest, ${reason}`};
 }
 

@@ -130,11 +130,12 @@ def main() -> None:
         with LatencyProcess() as process:
             timed = process.compare_all(baseline, [run.model for run in runs], real_input(task), settings)
     environment = record.environment
+    kept = " Searches of a kept folder (`--keep`) are read again, resumed ones included." if arguments.keep else ""
     text = (
         f"# Live searches\n\nCPU {environment.cpu}, {environment.n_cores} cores; {arguments.budget} each, seed "
         f"{arguments.seed}, a floor of {FLOOR * 100:g} point. All searches try the same anchors first (INT8, and INT8 "
         "with a quarter and half of the filters removed) and train their best candidates longer. All models were timed "
-        f"in one session. Written by `python -m examples.benchmarks.search.live`.\n\n{table(runs, found, timed)}"
+        f"in one session.{kept} Written by `python -m examples.benchmarks.search.live`.\n\n{table(runs, found, timed)}"
     )
     print(text)
     arguments.out.write_text(text)
