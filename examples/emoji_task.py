@@ -69,7 +69,7 @@ def emoji() -> Task:
     return Task(
         model=model.eval(),
         example_input=torch.zeros(1, 3, 64, 64),
-        train=TensorBatches(*pictures("train"), batch_size=32, shuffle=True, augment=distorted),
+        train=TensorBatches(*pictures("train"), batch_size=64, shuffle=True, augment=distorted),
         validation=TensorBatches(*pictures("validation"), batch_size=250),
         test=TensorBatches(*pictures("test"), batch_size=250),
         loss=cross_entropy,
