@@ -18,10 +18,10 @@ from torch import nn
 
 from autocompress.compress import calibrate, compress
 from autocompress.errors import AutocompressError, MeasurementError
-from autocompress.measure import Predictions, accuracy_drop, score_of
+from autocompress.measure import Predictions, accuracy_drop, score_of, take
 from autocompress.recipe import Recipe
 from autocompress.search.context import EvaluationContext, channels_last_module
-from autocompress.search.damage_file import Damage, DamageFile, damage_file
+from autocompress.search.damage_file import Damage, damage_file
 from autocompress.search.suffix import MAX_BYTES, PrefixCache
 from autocompress.search.training import is_reshaped
 from autocompress.search.training_data import begun_anew, filter_scores, training_pairs
@@ -30,14 +30,15 @@ from autocompress.train import adapt_batch_norm, channels_last
 from autocompress.train.distillation import distillation_loss
 from autocompress.train.layout import is_channels_last
 
-__all__ = ["Damage", "DamageTable", "damage_table"]
+__all__ = ["Damage", "DamageTable", "affordable_samples", "damage_table"]
 
-N_SAMPLES = 256  # of training data for batch norms, and of validation data
+SAMPLE_COUNTS = (256, 128, 64, 32)  # of training data for batch norms, and of validation data
 N_CALIBRATION_BATCHES = 4  # of training data, for ranges
 MAX_ADAPTATION_BATCHES = 10
 _RESAMPLING_SECONDS = 0.2  # for the error of a score that says nothing of single samples
 _Z = 1.6448536269514722  # quantile 0.95 of the normal distribution: half of a two-sided 90 % interval in errors
 
+_RUNS = 3.0  # of the FP32 model on all samples, that one choice costs as a rule
 _LEAST_SAVED_RUNS = 2.0  # of the model, from which on keeping activations pays
 
 OnProgress = Callable[[int, int], None]
@@ -65,15 +66,15 @@ def damage_table(
     context: EvaluationContext,
     recipes: Sequence[Recipe],
     max_seconds: float,
-    n_samples: int = N_SAMPLES,
+    n_samples: int = SAMPLE_COUNTS[0],
     on_progress: OnProgress = lambda n_done, n_total: None,
     max_bytes: float = MAX_BYTES,
 ) -> DamageTable:
     """What each recipe does to the FP32 model without training.
 
-    What was measured before, in this study or another of the same model and data, is read from the user's cache
-    folder, and what is new is written there at once, so a call that is cut off loses nothing. Calls with the same
-    context in one process share their preparation.
+    What was measured before on as many samples or more, in this study or another of the same model and data, is read
+    from the user's cache folder, and what is new is written there at once, so a call that is cut off loses nothing.
+    Calls with the same context in one process share their preparation.
 
     Args:
         context: The study's.
@@ -93,7 +94,7 @@ def damage_table(
     end = time.monotonic() + max_seconds
     with begun_anew(context.task, context.task.seed):
         bench = _bench(context, n_samples)
-        table, left = _split(recipes, bench.file)
+        table, left = _split(recipes, bench.known())
         on_progress(len(recipes) - len(left), len(recipes))
         if left and time.monotonic() < end:
             bench.prepare(left, max_bytes)
@@ -101,9 +102,35 @@ def damage_table(
     return table
 
 
-def _split(recipes: Sequence[Recipe], file: DamageFile) -> tuple[DamageTable, list[Recipe]]:
+def affordable_samples(context: EvaluationContext, n_recipes: int, max_seconds: float) -> int:
+    """On how many samples so many recipes can be measured in the time: one of `SAMPLE_COUNTS`, the least if on none.
+
+    Large inputs, as of detectors, cost the time of many small ones. The FP32 model is run on a few samples to know.
+
+    Args:
+        context: The study's.
+        n_recipes: Recipes to measure.
+        max_seconds: For all of them.
+
+    Raises:
+        AutocompressError: There is no data, or the model cannot be run on it.
+    """
+    with begun_anew(context.task, context.task.seed):
+        batches = _first(context.task.validation, "validation", SAMPLE_COUNTS[-1], is_channels_last(context.fp32))
+    model = channels_last_module(copy.deepcopy(context.task.model).eval())
+    _run(model, batches)  # the first run of a model is slower
+    start = time.monotonic()
+    _run(model, batches)
+    seconds = (time.monotonic() - start) / sum(_n_samples(inputs) for inputs, _ in batches)
+    n_affordable = max_seconds / (_RUNS * seconds * max(1, n_recipes))
+    return next((n for n in SAMPLE_COUNTS if n <= n_affordable), SAMPLE_COUNTS[-1])
+
+
+def _split(
+    recipes: Sequence[Recipe], known: tuple[dict[str, Damage], dict[str, str]]
+) -> tuple[DamageTable, list[Recipe]]:
     """What is known, and what is to be measured, all different."""
-    damages, failures = file.read()
+    damages, failures = known
     digests = {recipe.digest(): recipe for recipe in recipes}
     table = DamageTable(
         {key: damages[key] for key in digests if key in damages},
@@ -150,12 +177,14 @@ class _Data:
         self.train = _first(train, "train", n_samples, is_last)
         self.validation = _first(context.task.validation, "validation", n_samples, is_last)
         self.calibration = self.train[:N_CALIBRATION_BATCHES]
+        self.first = _at_most(self.train[0], SAMPLE_COUNTS[-1]), _at_most(self.validation[0], SAMPLE_COUNTS[-1])
 
 
 def _first(batches: Iterable[Batch], split: str, n_samples: int, is_last: bool) -> list[Batch]:
     found, n = [], 0
     for batch in batches:
         inputs, targets = split_batch(batch, split)
+        inputs, targets = _at_most((inputs, targets), n_samples - n)
         found.append((channels_last(inputs) if is_last else inputs, targets))
         n += _n_samples(inputs)
         if n >= n_samples:
@@ -163,6 +192,12 @@ def _first(batches: Iterable[Batch], split: str, n_samples: int, is_last: bool) 
     if not found:
         raise MeasurementError(f"the task's {split} data has no batches; give at least one (inputs, targets) pair")
     return found
+
+
+def _at_most(batch: Batch, n: int) -> Batch:
+    """The batch, or its first `n` samples."""
+    chosen = torch.arange(min(n, _n_samples(batch[0])))
+    return take(batch[0], chosen), take(batch[1], chosen)
 
 
 def _n_samples(inputs: Any) -> int:
@@ -183,10 +218,20 @@ class _Bench:
     def __init__(self, context: EvaluationContext, n_samples: int) -> None:
         self._context, self._n_samples = context, n_samples
         self._data = _Data(context, n_samples)
-        self.file = damage_file(context.task, self._data.train[0], self._data.validation[0], n_samples)
+        counts = [n_samples, *(n for n in reversed(SAMPLE_COUNTS) if n > n_samples)]
+        train, validation = self._data.first
+        self.file, *self._larger = (damage_file(context.task, train, validation, n) for n in counts)
         self._adapted: nn.Module | None = None
         self._teacher: _Outputs = ([], [])
         self._cache: PrefixCache | None = None
+
+    def known(self) -> tuple[dict[str, Damage], dict[str, str]]:
+        """Damages and failures of before, those from most samples where there are several."""
+        damages, failures = self.file.read()
+        for file in self._larger:
+            more, failed = file.read()
+            damages, failures = damages | more, failures | failed
+        return damages, failures
 
     def is_for(self, context: EvaluationContext, n_samples: int) -> bool:
         """Whether it measures on this."""

@@ -79,14 +79,14 @@ class DamageFile:
 def damage_file(task: Task, train: Batch, validation: Batch, n_samples: int) -> DamageFile:
     """The file for a model and its data.
 
-    Its name is a digest of all that damages depend on: weights, the first batches of training and of validation data,
-    the score's name, the number of samples, the seed, the version of torch, and the sources of compression and of this
+    Its name is a digest of all that damages depend on: weights, the first training and validation samples, the
+    score's name, the number of samples, the seed, the version of torch, and the sources of compression and of this
     table.
 
     Args:
         task: Model and score.
-        train: The first batch of training data.
-        validation: The first batch of validation data.
+        train: A first batch of training data, the same one for every number of samples.
+        validation: The same of validation data.
         n_samples: Samples that damages are measured on, about.
     """
     parts = [

@@ -18,7 +18,7 @@ from autocompress.recipe import Recipe
 from autocompress.search.clock import SearchClock
 from autocompress.search.configuration import Configuration
 from autocompress.search.cost_models import cost_models
-from autocompress.search.damage import damage_table
+from autocompress.search.damage import SAMPLE_COUNTS, affordable_samples, damage_table
 from autocompress.search.damage_file import Damage
 from autocompress.search.damage_table import drop_per_divergence, linked_damage
 from autocompress.search.decisions import net_layers
@@ -79,6 +79,7 @@ class Engine:
         self.plans = configuration.sampler in PLANNING
         self.is_ready = not self.plans
         self._damage: dict[str, Damage] = {}
+        self._n_samples = SAMPLE_COUNTS[0]  # that damages are measured on
         self._tables: PlanTables | None = None
         self._known: set[str] = set()
         self._score, self._baseline_bytes = abs(baseline.accuracy) or 1.0, float(baseline.size_bytes)
@@ -134,12 +135,15 @@ class Engine:
         recipes = list(self.space.isolated)
         n_all = len(recipes)
         if seconds < _LEAST_SECONDS:
-            self._damage |= self._worker.call(damage_table, recipes, 0.0, deadline=self._deadline).damages
+            self._n_samples = SAMPLE_COUNTS[-1]  # what is known from more counts, too
+            self._damage |= self._damages_of(recipes, 0.0)
             recipes = []
+        else:
+            self._n_samples = self._worker.call(affordable_samples, n_all, seconds, deadline=self._deadline)
         while recipes and (left := seconds - (time.monotonic() - start)) > 0:
             self._report(f"measuring the damage of single choices ({n_all - len(recipes)} of {n_all})")
             part, recipes = recipes[:_SLICE], recipes[_SLICE:]
-            self._damage |= self._worker.call(damage_table, part, left, deadline=self._deadline).damages
+            self._damage |= self._damages_of(part, left)
         self._seconds["damage table"] = time.monotonic() - start
         n_missing = sum(recipe.digest() not in self._damage for recipe in self.space.isolated)
         if n_missing == n_all:
@@ -152,6 +156,12 @@ class Engine:
                 f"the damage of {n_missing} of {n_all} choices is estimated from that of others: there was no time to "
                 "measure all, or they could not be"
             )
+
+    def _damages_of(self, recipes: Sequence[Recipe], seconds: float) -> dict[str, Damage]:
+        """By digest, of those that are known or can be measured in the time."""
+        found = self._worker.call(damage_table, recipes, seconds, self._n_samples, deadline=self._deadline)
+        damages: dict[str, Damage] = found.damages
+        return damages
 
     def take_seconds(self) -> dict[str, float]:
         """Seconds of measuring by phase, since this was last asked."""
@@ -210,7 +220,7 @@ class Engine:
         self._report(f"trying {len(recipes)} recipes without training")
         start = time.monotonic()
         try:
-            found = self._worker.call(damage_table, recipes, _SCREEN_SECONDS, deadline=self._deadline).damages
+            found = self._damages_of(recipes, _SCREEN_SECONDS)
         except (WorkFailedError, OutOfTimeError):
             found = {}
         self._seconds["screening"] = self._seconds.get("screening", 0.0) + time.monotonic() - start

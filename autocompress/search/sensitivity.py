@@ -10,7 +10,7 @@ import torch
 from autocompress.graph import ModelGraph
 from autocompress.recipe import Recipe
 from autocompress.search.context import EvaluationContext
-from autocompress.search.damage import DamageTable, damage_table
+from autocompress.search.damage import DamageTable, affordable_samples, damage_table
 from autocompress.search.damage_file import Damage
 from autocompress.search.plan_space import PlanSpace, plan_space
 from autocompress.search.plan_unit import Option, PlanUnit
@@ -91,7 +91,8 @@ def measure_sensitivity(
     space = plan_space(bound, graph)
     with TemporaryDirectory(prefix="autocompress-") as folder:
         context = EvaluationContext(task, graph, Path(folder), torch.get_num_threads())
-        table = damage_table(context, space.isolated, max_seconds, on_progress=on_progress)
+        n_samples = affordable_samples(context, len(space.isolated), max_seconds)
+        table = damage_table(context, space.isolated, max_seconds, n_samples, on_progress=on_progress)
     return as_rows(space, table)
 
 

@@ -18,7 +18,7 @@ from autocompress.graph import inspect_model
 from autocompress.recipe import LayerRecipe, Recipe
 from autocompress.search import damage as damage_module
 from autocompress.search.context import EvaluationContext
-from autocompress.search.damage import Damage, damage_table
+from autocompress.search.damage import Damage, affordable_samples, damage_table
 from autocompress.search.damage_file import DamageFile
 from autocompress.search.plan_space import plan_space
 from autocompress.search.sensitivity import Cell, as_rows
@@ -96,6 +96,31 @@ def test_what_is_known_is_not_measured_again(monkeypatch: pytest.MonkeyPatch) ->
     damage_module._LATEST.clear()
     monkeypatch.setattr(damage_module, "compress", None)
     assert measure_damage(context_of(tiny.tiny()), RECIPES, 0) == first
+
+
+def test_what_was_measured_on_more_samples_is_known() -> None:
+    many = damage_table(context_of(tiny.tiny()), RECIPES[:1], 60, 64).damages
+    few = damage_table(context_of(tiny.tiny()), RECIPES[:2], 60, 32).damages
+    assert many.items() <= few.items() and len(few) == 2
+    assert damage_table(context_of(tiny.tiny()), RECIPES[:2], 0, 64).damages == many
+    assert damage_table(context_of(tiny.tiny()), RECIPES[:2], 0, 32).damages == few
+
+
+@pytest.mark.parametrize("n_samples", [32, 64])
+def test_batches_are_cut_to_the_number_of_samples(n_samples: int) -> None:
+    task = tiny.tiny()
+    inputs, targets = next(iter(replace(task.validation, batch_size=192)))  # type: ignore[type-var]
+    cut = replace(task, validation=[(inputs[:n_samples], targets[:n_samples])])
+    whole = replace(task, validation=[(inputs, targets)])
+    found = [damage_table(context_of(t), [INT4["7"]], 60, n_samples).damages for t in (cut, whole)]
+    assert found[0] == found[1] and found[0]
+
+
+def test_as_many_samples_as_there_is_time_for() -> None:
+    context = context_of(tiny.tiny())
+    counts = [affordable_samples(context, 100, seconds) for seconds in (0.0, 1e-3, 1.0, 1e6)]
+    assert counts == sorted(counts) and counts[0] == 32 and counts[-1] == 256
+    assert affordable_samples(context, 0, 1e6) == 256  # nothing to measure is no division by 0
 
 
 CHANGED: list[tuple[str, Callable[[], Task]]] = [
