@@ -136,7 +136,7 @@ def inspect(
     from autocompress.measure import describe_environment, known_probe
     from autocompress.pareto import DEFAULT_OBJECTIVES
     from autocompress.report.layer_svg import write_layer_svg
-    from autocompress.space import load_space, reward_sentences, rewards, useless_choices
+    from autocompress.space import left_out, load_space
     from autocompress.tasks.loading import load_task
 
     if picture and not timing:
@@ -145,9 +145,7 @@ def inspect(
     graph = inspect_model(loaded.model, loaded.example_input)
     bound, environment = load_space(space).bind(graph), describe_environment(threads)
     costs, why_not = _costs(loaded, graph, threads) if timing else (None, "")
-    probe = known_probe(threads)
-    dropped = useless_choices(bound, graph, probe, DEFAULT_OBJECTIVES) if probe else {}
-    buys = reward_sentences(rewards(bound, graph, probe), dropped) if probe else ()
+    _, buys = left_out(bound, graph, DEFAULT_OBJECTIVES, known_probe(threads), environment.int8_saturates)
     terminal.print_graph(console, graph, bound, environment, costs, buys)
     if why_not:
         console.print(f"the layers were not timed: {why_not}", markup=False, highlight=False, soft_wrap=True)

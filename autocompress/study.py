@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import pandas
 
@@ -25,16 +24,7 @@ from autocompress.search.identity import task_identity
 from autocompress.search.placing import open_folder, place, read_record, wishes_for
 from autocompress.search.progress import OnProgress
 from autocompress.search.samplers import SAMPLERS
-from autocompress.space import (
-    DEFAULT_SPACE,
-    BoundSpace,
-    SearchSpace,
-    load_space,
-    reward_sentences,
-    rewards,
-    useless_choices,
-    without,
-)
+from autocompress.space import DEFAULT_SPACE, BoundSpace, SearchSpace, left_out, load_space, without
 from autocompress.task import Task
 from autocompress.train import Hardware
 
@@ -258,6 +248,8 @@ def create_study(
             f"space {loaded.name} has nothing to try on this model: none of its rules matches a layer or channel group "
             "that can be compressed; autocompress inspect shows them, full is a larger space"
         )
+    environment = describe_environment(threads)
+    dropped, sentences = left_out(bound, graph, objectives, known_probe(threads), environment.int8_saturates)
     configuration = Configuration(
         task=task_identity(task),
         task_reference=task_reference,
@@ -271,8 +263,9 @@ def create_study(
         sampler=sampler,
         seed=seed,
         finetune_steps=finetune_steps,
-        environment=describe_environment(threads),
-        **_rewards(bound, graph, tuple(objectives), threads),
+        environment=environment,
+        dropped=dropped,
+        rewards=sentences,
     )
     folder = StudyFolder(Path(out))
     if folder.configuration.is_file():
@@ -284,20 +277,6 @@ def create_study(
     else:
         write_atomically(folder.configuration, configuration.model_dump_json(indent=1) + "\n")
     return Study(folder, configuration, task, graph, without(bound, configuration.dropped))
-
-
-def _rewards(bound: BoundSpace, graph: ModelGraph, objectives: tuple[str, ...], threads: int) -> dict[str, Any]:
-    """What `Configuration` holds of the probe of this CPU.
-
-    Zeros stay whatever the objectives, since only spaces for who wants small zipped files offer them.
-    """
-    probe = known_probe(threads)
-    if probe is None:
-        sentence = "what this CPU rewards is not known yet: run autocompress cpu (a minute), and choices without any "
-        return {"rewards": (f"{sentence}effect will be left out of new studies",)}
-    useless = useless_choices(bound, graph, probe, objectives)
-    dropped = {name: choices for name, choices in useless.items() if not name.endswith("/sparsity")}
-    return {"dropped": dropped, "rewards": tuple(reward_sentences(rewards(bound, graph, probe), dropped))}
 
 
 def load_study(out: str | Path, task: Task | None = None) -> Study:

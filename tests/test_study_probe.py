@@ -8,8 +8,9 @@ from autocompress import load_study
 from autocompress.cpu_probe import CpuProbe, ProbeRow
 from autocompress.graph import inspect_model
 from autocompress.measurement import Speedup
+from autocompress.recipe import LayerRecipe
 from autocompress.search.configuration import Configuration
-from autocompress.space import load_space
+from autocompress.space import left_out, load_space, uniform_recipe
 from tests.studies import study_of
 from tests.tiny import tiny
 
@@ -65,6 +66,34 @@ def test_without_a_probe_nothing_is_left_out_and_the_command_is_named(tmp_path: 
     task = tiny()
     assert study._space == load_space("full").bind(inspect_model(task.model, task.example_input))
     assert "run autocompress cpu" in configuration(tmp_path).rewards[0]
+
+
+def left_out_where_8_bits_saturate(patch: pytest.MonkeyPatch, known: CpuProbe | None) -> None:
+    patch.setattr("autocompress.study.known_probe", lambda threads: known)
+    patch.setattr("autocompress.study.left_out", lambda *arguments: left_out(*arguments[:-1], int8_saturates=True))
+
+
+@pytest.mark.parametrize("known", [pytest.param(None, id="no probe"), pytest.param(probe(saturates=True), id="probe")])
+def test_8_bit_weights_are_left_out_where_they_saturate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: CpuProbe | None
+) -> None:
+    left_out_where_8_bits_saturate(monkeypatch, known)
+    study = study_of(tiny(), tmp_path, space="full")
+    assert study._space is not None
+    assert {bits for layer in study._space.layers for bits in layer.weight_bits} == {32, 7, 4}
+    assert any("weight_bits 8 was left out" in sentence for sentence in configuration(tmp_path).rewards)
+
+
+def test_8_bit_weights_stay_where_a_space_has_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_out_where_8_bits_saturate(monkeypatch, None)
+    eight = LayerRecipe(weight_bits=8, activation_bits=8)
+    task = tiny()
+    text = "description: a space\nlayers:\n  - match: '*'\n    weight_bits: [32, 8, 4]\n    activation_bits: [8]\n"
+    (tmp_path / "space.yaml").write_text(text)
+    study = study_of(task, tmp_path / "study", space=str(tmp_path / "space.yaml"))
+    assert study._space is not None
+    wanted = uniform_recipe(inspect_model(task.model, task.example_input), eight)
+    assert study._space.nearest(wanted) == wanted
 
 
 def test_a_probe_that_comes_later_changes_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

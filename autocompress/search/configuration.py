@@ -28,8 +28,8 @@ class Configuration(BaseModel):
         seed: Seed of search and training.
         finetune_steps: Training steps of the short rung; set by the first search where the user says nothing.
         environment: Where the study was begun.
-        dropped: Choices by parameter that are left out because the probe found them useless here when the study began.
-        rewards: What that probe says about the space, as sentences.
+        dropped: Choices by parameter that were left out when the study began, by what was known of this CPU.
+        rewards: What this CPU makes of the space, as sentences.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -4,7 +4,7 @@ from autocompress.space.anchors import anchors
 from autocompress.space.bound_space import BoundSpace
 from autocompress.space.built_in import DEFAULT_SPACE, built_in_spaces, built_in_text, load_space
 from autocompress.space.presets import PRESETS, preset
-from autocompress.space.rewards import reward_sentences, rewards, useless_choices, without
+from autocompress.space.rewards import left_out, without
 from autocompress.space.search_space import SearchSpace
 from autocompress.space.uniform import uniform_recipe
 
@@ -16,11 +16,9 @@ __all__ = [
     "anchors",
     "built_in_spaces",
     "built_in_text",
+    "left_out",
     "load_space",
     "preset",
-    "reward_sentences",
-    "rewards",
     "uniform_recipe",
-    "useless_choices",
     "without",
 ]

@@ -114,6 +114,51 @@ def useless_choices(
     return {parameter: choices for parameter, choices in useless.items() if choices}
 
 
+def left_out(
+    bound: BoundSpace, graph: ModelGraph, objectives: Collection[str], probe: CpuProbe | None, int8_saturates: bool
+) -> tuple[dict[str, tuple[Choice, ...]], tuple[str, ...]]:
+    """What a study leaves out of its space on this processor, by parameter, and sentences that say why.
+
+    Zeros stay whatever the objectives, since only spaces for who wants small zipped files offer them. 8-bit weights go
+    where products of them saturate and the space has 7-bit ones: those run in the same kernels, and what saturation
+    costs shows in no training, only in the deployed model.
+
+    Args:
+        bound: The space.
+        graph: The model it is bound to.
+        objectives: As for `useless_choices`.
+        probe: Of the processor; None where it is not known.
+        int8_saturates: Whether products of 8-bit weights saturate on the processor.
+    """
+    dropped: dict[str, tuple[Choice, ...]] = {}
+    if probe:
+        useless = useless_choices(bound, graph, probe, objectives)
+        dropped = {name: choices for name, choices in useless.items() if not name.endswith("/sparsity")}
+        sentences = reward_sentences(rewards(bound, graph, probe), dropped)
+    else:
+        sentences = [
+            "what this CPU rewards is not known yet: run autocompress cpu (a minute), and choices without any effect "
+            "will be left out of new studies"
+        ]
+    saturating = _saturating(bound, dropped) if int8_saturates else {}
+    if saturating:
+        sentences.append(
+            f"weight_bits 8 was left out {_where(len(saturating))}: on this CPU products of 8-bit weights saturate, "
+            "and 7 bits run in the same kernels"
+        )
+    return dropped | saturating, tuple(sentences)
+
+
+def _saturating(bound: BoundSpace, dropped: Mapping[str, Collection[Choice]]) -> dict[str, tuple[Choice, ...]]:
+    """All that is dropped where 8-bit weights go, too."""
+    found = {}
+    for weights in bound.layers:
+        before = tuple(dropped.get(weights.parameter, ()))
+        if {7, 8} <= set(weights.weight_bits) - set(before):
+            found[weights.parameter] = (*before, 8)
+    return found
+
+
 def without(bound: BoundSpace, dropped: Mapping[str, Collection[Choice]]) -> BoundSpace:
     """The space without choices; a recipe that has them is still encoded, as the nearest that is left.
 
@@ -151,7 +196,7 @@ def reward_sentences(known: Rewards, dropped: Mapping[str, Collection[Choice]]) 
 
 
 def _sentence(knob: str, choice: Choice, reward: Reward, is_dropped: bool, n: int) -> str:
-    where = "for one layer or tensor" if n == 1 else f"for {n} layers or tensors"
+    where = _where(n)
     if is_dropped:
         because = "it buys nothing" if reward == "nothing" else f"it is for {reward}, which is no objective"
         return f"{knob} {choice:g} was left out {where}: on this CPU {because}"
@@ -160,6 +205,10 @@ def _sentence(knob: str, choice: Choice, reward: Reward, is_dropped: bool, n: in
         "nothing": "buys nothing, but is the only choice",
     }
     return f"{knob} {choice:g} {buys.get(reward, f'is for {reward}')} on this CPU, {where}"
+
+
+def _where(n: int) -> str:
+    return "for one layer or tensor" if n == 1 else f"for {n} layers or tensors"
 
 
 def _weight_reward(
