@@ -5,7 +5,7 @@ autocompress search examples/crowns_task.py:crowns --budget 15m --max-drop 0.02 
 """
 
 import torch
-from crowns_data import MARGIN, TEST, TRAIN, TRAINING_ROWS, Crops, read_picture, tiles
+from crowns_data import MARGIN, Crops, tiles
 from crowns_net import STRIDE, CrownNet, decode, heat_loss, shape_loss
 from fetch import cache_folder
 from safetensors.torch import load_file
@@ -60,19 +60,18 @@ def average_precision(tiles: tuple[Tensor, Tensor, Tensor]) -> float:
 
 
 def crowns() -> Task:
-    """The trained detector, tiles of one picture to train and validate, of another to test."""
+    """The trained detector and tiles of two pictures."""
     if not CHECKPOINT.is_file():
         raise FileNotFoundError(f"{CHECKPOINT} is missing; python examples/train_crowns.py makes it")
     model = CrownNet()
     model.load_state_dict(load_file(CHECKPOINT))
-    picture = read_picture(TRAIN)
-    validation = tiles(*picture, top=TRAINING_ROWS)
+    validation = tiles("validation")
     return Task(
         model=model.eval(),
         example_input=validation[0][0][None],
-        train=DataLoader(Crops(*picture), batch_size=8),
+        train=DataLoader(Crops(), batch_size=8),
         validation=DataLoader(validation, batch_size=32),
-        test=DataLoader(tiles(*read_picture(TEST)), batch_size=32),
+        test=DataLoader(tiles("test"), batch_size=32),
         training_step=training_step,
         score=Score(average_precision, name="average precision", prepare=matched),
         name="crowns",

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import torch
-from crowns_data import TEST, TRAIN, TRAINING_ROWS, Crops, read_picture, tiles
+from crowns_data import Crops, tiles
 from crowns_net import CrownNet
 from crowns_task import CHECKPOINT, average_precision, matched, training_step
 from fetch import FetchError, fetch
@@ -35,7 +35,7 @@ def train(n_steps: int, learning_rate: float) -> CrownNet:
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=n_steps)
     start = time.perf_counter()
-    crops = Crops(*read_picture(TRAIN), n=n_steps * BATCH_SIZE)
+    crops = Crops(n=n_steps * BATCH_SIZE)
     for step, batch in enumerate(DataLoader(crops, BATCH_SIZE), 1):
         loss = training_step(model, batch)
         optimizer.zero_grad()
@@ -63,8 +63,7 @@ def main() -> None:
         model = train(2 if arguments.smoke else arguments.steps, arguments.learning_rate)
     except FetchError as error:
         raise SystemExit(f"train_crowns.py: {error}") from None
-    validation, test = tiles(*read_picture(TRAIN), top=TRAINING_ROWS), tiles(*read_picture(TEST))
-    print(f"validation {precision(model, validation):.4f}  test {precision(model, test):.4f}")
+    print("  ".join(f"{split} {precision(model, tiles(split)):.4f}" for split in ("validation", "test")))
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, out)
