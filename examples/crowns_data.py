@@ -1,7 +1,8 @@
 """Tree crowns of the NEON site Yellowstone, as the package deepforest has them: two aerial pictures with boxes.
 
-The pictures have different light, so each is cut into three strips: for training, validation and test. A tile shows more than what counts: crowns with their centres in its margin belong to a neighbouring tile, where they
-are seen whole. So every crown counts once, and none is cut.
+The pictures have different light, so each is cut into three strips: for training, validation and test. A tile shows
+more than what counts: crowns with their centres in its margin belong to a neighbouring tile, where they are seen whole.
+So every crown counts once, and none is cut.
 """
 
 from xml.etree import ElementTree

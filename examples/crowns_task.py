@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from autocompress import Score, Task
 
 CHECKPOINT = cache_folder() / "examples" / "crowns.safetensors"
-LEAST_OVERLAP = 0.4  # of a box with the crown that it is right for
+LEAST_OVERLAPS = torch.tensor([0.3, 0.4, 0.5, 0.6, 0.7])  # of a box with the crown that it is right for
 
 
 def training_step(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -35,28 +35,29 @@ def overlaps(a: Tensor, b: Tensor) -> Tensor:
 
 
 def matched(outputs: tuple[Tensor, Tensor], boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores of the boxes found in each tile (n, k), whether they are right (n, k), and crowns in each tile (n,).
+    """Scores of boxes found (n, k), whether they are right by each of the least overlaps (n, k, 5), crowns there (n,).
 
     A box is right if it overlaps the crown that it overlaps most by enough, and no better box has found that one.
     """
     scores, found = decode(*outputs, margin=MARGIN // STRIDE)
     overlap, crown = overlaps(found, boxes).max(dim=2)
-    is_on = overlap >= LEAST_OVERLAP
-    is_same = (crown[:, :, None] == crown[:, None]) & is_on[:, None]
-    return scores, is_on & ~is_same.tril(-1).any(dim=2), boxes[..., 0].isfinite().sum(dim=1)
+    is_on = overlap[..., None] >= LEAST_OVERLAPS
+    is_same = (crown[:, :, None] == crown[:, None]).tril(-1)[..., None] & is_on[:, None]
+    return scores, is_on & ~is_same.any(dim=2), boxes[..., 0].isfinite().sum(dim=1)
 
 
 def average_precision(tiles: tuple[Tensor, Tensor, Tensor]) -> float:
-    """Mean over all crowns of the precision down to the rank where each is found; 0 for those that are not.
+    """Mean over all crowns of the precision down to the rank where each is found, 0 for those that are not.
 
-    All tiles are one ranking; boxes of equal scores share a rank. NaN where there are no crowns.
+    All tiles are one ranking; boxes of equal scores share a rank. As for COCO it is the mean over several least overlaps.
+    NaN where there are no crowns.
     """
     scores, is_right, n_crowns = tiles
     ranked, order = scores.flatten().sort(descending=True)
-    n_right = is_right.flatten()[order].cumsum(0)
+    n_right = is_right.flatten(0, 1)[order].cumsum(0)
     is_last = (ranked > 0) & (ranked != torch.cat([ranked[1:], ranked.new_zeros(1)]))  # of its rank
-    precision = n_right[is_last] / (is_last.nonzero()[:, 0] + 1)
-    return float((precision * n_right[is_last].diff(prepend=n_right.new_zeros(1))).sum() / n_crowns.sum())
+    precision, before = n_right[is_last] / (is_last.nonzero() + 1), torch.zeros(1, n_right.shape[1])
+    return float((precision * n_right[is_last].diff(dim=0, prepend=before)).sum(0).mean() / n_crowns.sum())
 
 
 def crowns() -> Task:

@@ -112,6 +112,8 @@ def test_weights_have_the_widest_bits_that_are_exact(saturates, bits) -> None:
 def test_a_comparison_that_cannot_run_here_does_not_make_a_probe_incomplete() -> None:
     assert probe(unanswered={"binary": "no kernel"}).is_complete
     assert not probe(unanswered={"binary": NO_TIME}).is_complete
+    assert probe(*[row(2.0)] * 9, unanswered={"binary": NO_TIME}).is_complete
+    assert not probe(*[row(2.0)] * 8, unanswered={"binary": NO_TIME}).is_complete
 
 
 @pytest.mark.parametrize(("n_noisy", "is_clear"), [(1, True), (2, False)])

@@ -203,7 +203,7 @@ def is_fetched(name: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_example_runs_in_smoke_mode(name: str, tmp_path: Path) -> None:
-    if not (is_fetched(name) or os.environ.get("CI")):
+    if not is_fetched(name):
         pytest.skip("needs its packages, python examples/fetch.py NAME")
     command = [sys.executable, "examples/showcase.py", name, "--smoke", "--out", str(tmp_path)]
     environment = os.environ | {"XDG_CACHE_HOME": str(USUAL_CACHE)}

@@ -49,7 +49,7 @@ def known_probe(n_threads: int = 1, folder: Path | None = None) -> CpuProbe | No
 def keep_probe(probe: CpuProbe, folder: Path | None = None) -> Path | None:
     """Keep the answers of a probe that was just made on this processor.
 
-    One whose time ended before it had asked everything, or that noise left without many verdicts, is not kept.
+    One whose time ended before it had asked nearly everything, or that noise left without many verdicts, is not kept.
 
     Args:
         probe: The answers.

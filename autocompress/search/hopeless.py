@@ -10,10 +10,12 @@ from torch import nn
 from autocompress.errors import MeasurementError
 from autocompress.measure import Predictions, score_of
 from autocompress.search.context import EvaluationContext
+from autocompress.search.training_data import begun_anew, training_pairs
 from autocompress.task import Batch, call, concatenate, evaluating, flatten, like, split_batch
-from autocompress.train import StepInfo, Watch, layout_of
+from autocompress.train import StepInfo, Watch, adapted_batch_norm, layout_of, running_norms
 
 N_SAMPLES = 500  # of the validation split, about
+N_BATCHES = 5  # of training data, for batch norms
 MIN_STEPS = 40  # a shorter training is not worth an interim score
 # Not before 40 % of the schedule, since pruned and quantized candidates overtake each other (facts: search.md, 4.7).
 MARGINS = {0.5: 4.0, 0.75: 2.5}  # share of the steps: how many times the allowed drop is hopeless there
@@ -21,7 +23,7 @@ EXTRA_DROP = 0.06  # in units of the baseline's score, on top of the floor; what
 
 
 class InterimScore:
-    """Scores torch models on the first validation samples.
+    """Scores torch models on the first validation samples, with fresh statistics of batch norms as after a training.
 
     Args:
         context: The study's.
@@ -29,11 +31,15 @@ class InterimScore:
 
     def __init__(self, context: EvaluationContext) -> None:
         self._task = context.task
-        self._batches = _first_samples(context)
-        self.baseline = self(context.fp32)
+        self._batches, self._training = _first_samples(context), _training_batches(context)
+        self.baseline = self._score(context.fp32)
 
     def __call__(self, module: nn.Module) -> float:
         """The score; NaN where there is none, as of outputs that are not finite."""
+        with adapted_batch_norm(module, [(_moved(inputs, module), targets) for inputs, targets in self._training]):
+            return self._score(module)
+
+    def _score(self, module: nn.Module) -> float:
         outputs = [_outputs(module, inputs) for inputs, _ in self._batches]
         targets = [targets for _, targets in self._batches]
         try:
@@ -57,11 +63,24 @@ def _first_samples(context: EvaluationContext) -> list[Batch]:
     return batches
 
 
-def _outputs(module: nn.Module, inputs: Any) -> Any:
+def _training_batches(context: EvaluationContext) -> list[Batch]:
+    """The first ones, where there are batch norms to adapt."""
+    if not running_norms(context.fp32):
+        return []
+    with begun_anew(context.task, context.task.seed):
+        batches = itertools.islice(training_pairs(context), N_BATCHES)
+        return [split_batch(batch, "train") for batch in batches]
+
+
+def _moved(inputs: Any, module: nn.Module) -> Any:
+    """The inputs where the module is, laid out as it wants images."""
     first = next(itertools.chain(module.parameters(), module.buffers()), torch.empty(0))
-    moved = like(inputs, iter([tensor.to(first.device) for tensor in flatten(inputs)]))
+    return layout_of(like(inputs, iter([tensor.to(first.device) for tensor in flatten(inputs)])), module)
+
+
+def _outputs(module: nn.Module, inputs: Any) -> Any:
     with torch.no_grad(), evaluating(module):
-        outputs = call(module, layout_of(moved, module))
+        outputs = call(module, _moved(inputs, module))
     return like(outputs, iter([tensor.float().cpu() for tensor in flatten(outputs)]))
 
 

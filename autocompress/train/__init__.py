@@ -1,6 +1,6 @@
 """Getting accuracy back: batch-norm adaptation, fine-tuning and distillation."""
 
-from autocompress.train.batch_norm import adapt_batch_norm
+from autocompress.train.batch_norm import adapt_batch_norm, adapted_batch_norm, running_norms
 from autocompress.train.finetune import LOG, finetune
 from autocompress.train.hardware import Hardware, launch, make_hardware
 from autocompress.train.layout import channels_last, layout_of
@@ -27,6 +27,8 @@ __all__ = [
     "TrainingBudget",
     "Watch",
     "adapt_batch_norm",
+    "adapted_batch_norm",
+    "running_norms",
     "channels_last",
     "find_learning_rates",
     "finetune",

@@ -2,13 +2,37 @@
 
 import copy
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.task import Batch, call, evaluating, split_batch
+
+
+def running_norms(model: nn.Module) -> list[_BatchNorm]:
+    """Batch norms that keep running statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+@contextmanager
+def adapted_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> Iterator[None]:
+    """A block in which a model has the statistics that `adapt_batch_norm` gives it; afterwards it has its own again.
+
+    Args:
+        model: Any module, in training, say: running statistics of a small momentum lag far behind its weights.
+        batches: Batches of (inputs, targets), all of which are read.
+    """
+    norms = running_norms(model)
+    before = [copy.deepcopy(norm.state_dict()) for norm in norms]
+    try:
+        adapt_batch_norm(model, batches)
+        yield
+    finally:
+        for norm, state in zip(norms, before, strict=True):
+            norm.load_state_dict(state)
 
 
 def adapt_batch_norm(model: nn.Module, batches: Iterable[Batch], n_batches: int = 10) -> None:
@@ -22,7 +46,7 @@ def adapt_batch_norm(model: nn.Module, batches: Iterable[Batch], n_batches: int 
         batches: Batches of (inputs, targets).
         n_batches: How many are read at most.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = running_norms(model)
     if not norms:
         return
     before = [(norm.momentum, copy.deepcopy(norm.state_dict())) for norm in norms]
