@@ -49,7 +49,7 @@ def matched(outputs: tuple[Tensor, Tensor], boxes: Tensor) -> tuple[Tensor, Tens
 def average_precision(tiles: tuple[Tensor, Tensor, Tensor]) -> float:
     """Mean over all crowns of the precision down to the rank where each is found, 0 for those that are not.
 
-    All tiles are one ranking; boxes of equal scores share a rank. As for COCO it is the mean over several least overlaps.
+    All tiles are one ranking; boxes of equal scores share a rank. As for COCO it is a mean over several least overlaps.
     NaN where there are no crowns.
     """
     scores, is_right, n_crowns = tiles

@@ -52,7 +52,7 @@ def train(n_steps: int, learning_rate: float) -> CrownNet:
 def main() -> None:
     """Train, judge, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--smoke", action="store_true", help="two steps")
     parser.add_argument("--out", type=Path, help="checkpoint to write")
