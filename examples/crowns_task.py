@@ -1,7 +1,7 @@
 """Tree crowns in aerial pictures: a detector of your own with two losses, judged by its average precision.
 
 python examples/train_crowns.py    # once, some minutes
-autocompress search examples/crowns_task.py:crowns --budget 15m --max-drop 0.02 --out crowns
+autocompress search examples/crowns_task.py:crowns --budget 20m --max-drop 0.05 --out crowns
 """
 
 import torch

@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("name", choices=list(EXAMPLES))
     parser.add_argument("--smoke", action="store_true", help="a slice of the data, two trials of a few steps")
     parser.add_argument("--budget", default="15m", help="of the search")
-    parser.add_argument("--max-drop", type=float, help="accuracy floor of the search; by default the example's target")
+    parser.add_argument("--max-drop", type=float, help="accuracy floor of the search; by default the example's own")
     parser.add_argument("--out", type=Path, help="folder of the report; by default reports/NAME")
     parser.add_argument(
         "--study", type=Path, help="folder of the study, to keep it; a finished one is not searched again"
@@ -224,7 +224,7 @@ def showcase(arguments: argparse.Namespace, work: Path) -> None:
         run(f"examples/train_{name}.py", "--smoke", "--out", str(checkpoint))
     elif not has_checkpoint(name):
         run(f"examples/train_{name}.py")
-    max_drop = example.max_drop if arguments.max_drop is None else arguments.max_drop
+    max_drop = next(x for x in (arguments.max_drop, example.floor, example.max_drop) if x is not None)
     plan = Plan(
         name=name,
         task=task,

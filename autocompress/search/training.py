@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 RATES = "learning_rates.json"
 TEACHER = "teacher"
 RANGE_TEST_SECONDS = 60.0
+TESTED_STEPS = 10  # of a training from which on a range test of 25 steps is worth its time
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ class _Training:
         context, recipe = self._context, compressed.recipe
         watch = watch_for_hopeless(context, n_steps, n_before, n_before + n_steps + n_after)
         if context.task.fit is None:
-            rates = learning_rates(context)
+            rates = learning_rates(context) if n_before + n_steps + n_after >= TESTED_STEPS else LearningRates()
             self._rate = rates.reshaped if is_reshaped(recipe) else rates.quantized
             settings = FinetuneSettings(n_steps, self._rate, distillation=recipe.distillation, seed=self._seed)
             outcome = finetune_default(context, compressed, settings, self._fabric, watch, folder, self._started_from)
