@@ -14,10 +14,12 @@ from autocompress.graph import inspect_model
 from autocompress.latency import LatencySettings
 from autocompress.measure import int8_saturates
 from autocompress.recipe import LayerRecipe, Recipe, Sparsification
+from autocompress.search import training
 from autocompress.search.context import EvaluationContext, Rung
 from autocompress.search.evaluate import export_candidate, measure_candidate
-from autocompress.search.training import train_candidate
+from autocompress.search.training import TESTED_STEPS, train_candidate
 from autocompress.space import preset, uniform_recipe
+from autocompress.train import LearningRates
 from tests import tiny
 from tests.test_mixing import WideEncoder
 
@@ -102,6 +104,19 @@ def test_heads_and_rows_that_training_made_zero_are_removed_before_export(tmp_pa
     assert measured.macs < 0.75 * context.graph.macs
     assert measured.agreement > 0.9 or int8_saturates()
     assert set(measured.ran_in) >= {"layer.linear1", "layer.self_attn.query"}
+
+
+@pytest.mark.parametrize("n_steps", [TESTED_STEPS - 1, TESTED_STEPS])
+def test_a_range_test_is_not_made_for_a_few_steps(
+    n_steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = LearningRates(quantized=1e-5, reshaped=1e-4)
+    monkeypatch.setattr(training, "find_learning_rates", lambda *arguments, **options: found)
+    context = context_of(tiny.tiny(), tmp_path)
+    recipe = uniform(context, {"weight_bits": 8, "activation_bits": 8})
+    trained = train_candidate(context, recipe, tmp_path / "candidate", Rung("test", n_steps), 0)
+    assert trained.summary is not None
+    assert trained.summary.learning_rate == (found if n_steps == TESTED_STEPS else LearningRates()).quantized
 
 
 @pytest.mark.parametrize("name", ["int8", "int8-prune50", "int8-sparse70", "jpqd"])
