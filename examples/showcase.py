@@ -68,6 +68,7 @@ class Plan:
         name: A key of `EXAMPLES`.
         task: How the command line names the task.
         study: Folder of the study.
+        floor: Accuracy floor of the choice.
         n_calibration: Samples for NNCF.
         timing: How the models are timed.
     """
@@ -75,6 +76,7 @@ class Plan:
     name: str
     task: str
     study: Path
+    floor: float
     n_calibration: int
     timing: LatencySettings
 
@@ -176,6 +178,7 @@ def compare(plan: Plan, task: Task, folder: Path) -> Compared:
         ratio=timed.between[0][1],
         n_samples=predictions[0].n_samples,
         n_calibration=plan.n_calibration,
+        floor=plan.floor,
         float_operations=tuple(float_operations(load_openvino(baseline), chosen.recipe)),
         record=record,
     )
@@ -199,7 +202,7 @@ def main() -> None:
     parser.add_argument("--max-drop", type=float, help="accuracy floor of the search; by default the example's own")
     parser.add_argument("--out", type=Path, help="folder of the report; by default reports/NAME")
     parser.add_argument(
-        "--study", type=Path, help="folder of the study, to keep it; a finished one is not searched again"
+        "--study", type=Path, help="folder of the study, to keep it; of a finished one another choice may be made"
     )
     arguments = parser.parse_args()
     if importlib.util.find_spec("nncf") is None:
@@ -224,17 +227,20 @@ def showcase(arguments: argparse.Namespace, work: Path) -> None:
         run(f"examples/train_{name}.py", "--smoke", "--out", str(checkpoint))
     elif not has_checkpoint(name):
         run(f"examples/train_{name}.py")
-    max_drop = next(x for x in (arguments.max_drop, example.floor, example.max_drop) if x is not None)
+    floor = next(x for x in (arguments.max_drop, example.floor, example.max_drop) if x is not None)
     plan = Plan(
         name=name,
         task=task,
         study=(arguments.study or work / "study").resolve(),
+        floor=floor,
         n_calibration=8 if arguments.smoke else N_CALIBRATION,
         timing=SMOKE_TIMING if arguments.smoke else TIMING,
     )
     if not is_finished(plan.study):
         options = SMOKE_OPTIONS if arguments.smoke else ("--budget", arguments.budget)
-        run("-m", "autocompress", "search", task, *options, "--max-drop", str(max_drop), "--out", str(plan.study))
+        run("-m", "autocompress", "search", task, *options, "--max-drop", str(floor), "--out", str(plan.study))
+    elif StudyRecord.read(plan.study / RECORD_FILE).study.max_drop != floor:
+        run("-m", "autocompress", "choose", str(plan.study), "--max-drop", str(floor))
     text = comparison(name, compare(plan, load_task(str(ROOT / task)), work / "nncf"))
     print(text)
     out = arguments.out or (work / "report" if arguments.smoke else ROOT / "reports" / name)

@@ -42,7 +42,9 @@ def speedup(value: float) -> Speedup:
     return Speedup(value=value, low=value - 0.05, high=value + 0.05, n_pairs=100)
 
 
-def compared(ratio: float = 1.7, drop: float = 0.004, operations: tuple[str, ...] = ()) -> Compared:
+def compared(
+    ratio: float = 1.7, drop: float = 0.004, operations: tuple[str, ...] = (), floor: float = 0.01
+) -> Compared:
     record = StudyRecord.read(FASHION / "candidates.json")
     return Compared(
         rows=(
@@ -53,6 +55,7 @@ def compared(ratio: float = 1.7, drop: float = 0.004, operations: tuple[str, ...
         ratio=speedup(ratio),
         n_samples=952,
         n_calibration=300,
+        floor=floor,
         float_operations=operations,
         record=record,
     )
@@ -104,6 +107,13 @@ def test_targets_are_those_of_the_example(name: str, ratio: float, drop: float, 
     text = comparison(name, compared(ratio, drop))
     assert text.split("| target | measured | met |\n|---|---|---|\n")[1].split("\n\n")[0].splitlines() == rows
     assert ("TRANSFORMER" in text) == (name == "reuters")
+
+
+def test_a_choice_with_another_floor_is_said() -> None:
+    assert "a floor of 1.00 points. `nncf" in comparison("emoji", compared())
+    assert "a floor of 1.00 points, `autocompress choose` one of 1.50. `nncf" in comparison(
+        "emoji", compared(floor=0.015)
+    )
 
 
 def test_a_score_that_says_nothing_of_single_samples_has_no_counts() -> None:
