@@ -1,6 +1,6 @@
 """Search one of the examples as a user would, set it beside `nncf.quantize`, and write `reports/<name>/`.
 
-Run `python examples/showcase.py emoji`: trains the checkpoint if there is none, then searches for 15 minutes, then
+Run `python examples/showcase.py emoji`: trains the checkpoint if there is none, then searches for 20 minutes, then
 compares. `--smoke` takes a slice of the data and a checkpoint of its own, and keeps nothing without `--out`. NNCF comes
 with `pip install .[peers]`.
 """
@@ -198,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=list(EXAMPLES))
     parser.add_argument("--smoke", action="store_true", help="a slice of the data, two trials of a few steps")
-    parser.add_argument("--budget", default="15m", help="of the search")
+    parser.add_argument("--budget", default="20m", help="of the search")
     parser.add_argument("--max-drop", type=float, help="accuracy floor of the search; by default the example's own")
     parser.add_argument("--out", type=Path, help="folder of the report; by default reports/NAME")
     parser.add_argument(

@@ -312,6 +312,7 @@ def without_task(copied: Path) -> Path:
     return copied
 
 
+@pytest.mark.slow
 def test_a_study_that_names_no_task_is_chosen_from_all_the_same(command: Command, copied: Path) -> None:
     chosen = Manifest.read(copied / "chosen").candidate.label
     digest = digests(without_task(copied))["int8" if chosen == "fp32" else "fp32"]
@@ -334,6 +335,7 @@ def test_a_copied_chosen_folder_verifies(command: Command, study: Path, tmp_path
     assert "150 test samples" in done.out and "·" not in done.out
 
 
+@pytest.mark.slow
 def test_another_machine_is_told_and_judged_as_one(command: Command, study: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(study / "chosen", tmp_path / "deployed"))
     manifest = json.loads((moved / "manifest.json").read_text())

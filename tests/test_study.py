@@ -122,6 +122,7 @@ def test_the_report_can_be_made_again_from_the_data_alone(finished: Finished, tm
         assert (tmp_path / name).read_bytes() == (finished.folder / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_search_without_any_drop_leaves_the_callers_model_alone(tmp_path: Path) -> None:
     task = replace(tiny(), model=tiny().model.train())
     before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}

@@ -95,7 +95,12 @@ def test_a_full_finetuning_is_kept_where_it_is_better(copied: Path) -> None:
     ("task", "said"),
     [
         pytest.param(harmful, "the model from before was kept", id="a worse model"),
-        pytest.param(only_fp32_works, "which failed: RuntimeError: no loss today; it stays as it was", id="a failure"),
+        pytest.param(
+            only_fp32_works,
+            "which failed: RuntimeError: no loss today; it stays as it was",
+            id="a failure",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_full_finetuning_that_does_no_good_changes_no_model(

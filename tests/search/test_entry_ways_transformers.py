@@ -98,6 +98,7 @@ def test_a_model_of_transformers_trains(way: dict[str, Any], trained_bert: nn.Mo
     assert trained.summary is not None and len(trained.summary.course) == 10
 
 
+@pytest.mark.slow
 def test_a_model_of_transformers_is_searched_without_a_wrapper(trained_bert: nn.Module, tmp_path: Path) -> None:
     study = study_of(task_of(trained_bert, loss=loss_of_logits), tmp_path / "study", space="pruning", max_drop=0.5)
     record = study.optimize("2trials")
