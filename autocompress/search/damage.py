@@ -196,8 +196,15 @@ def _first(batches: Iterable[Batch], split: str, n_samples: int, is_last: bool) 
 
 def _at_most(batch: Batch, n: int) -> Batch:
     """The batch, or its first `n` samples."""
-    chosen = torch.arange(min(n, _n_samples(batch[0])))
-    return take(batch[0], chosen), take(batch[1], chosen)
+    n_all = _n_samples(batch[0])
+    return batch if n_all <= n else (_first_samples(batch[0], n, n_all), _first_samples(batch[1], n, n_all))
+
+
+def _first_samples(structure: Any, n: int, n_all: int) -> Any:
+    """The first `n` of `n_all` samples; a list has an item a sample, or, as a batch of a loader, parts that have."""
+    if isinstance(structure, list) and len(structure) != n_all:
+        return [_first_samples(part, n, n_all) for part in structure]
+    return take(structure, torch.arange(n))
 
 
 def _n_samples(inputs: Any) -> int:

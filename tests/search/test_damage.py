@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.functional import log_softmax
+from torch.nn.functional import cross_entropy, log_softmax
 
 from autocompress import Score, Task, TensorBatches
 from autocompress.compress import calibrate, compress
@@ -114,6 +114,16 @@ def test_batches_are_cut_to_the_number_of_samples(n_samples: int) -> None:
     whole = replace(task, validation=[(inputs, targets)])
     found = [damage_table(context_of(t), [INT4["7"]], 60, n_samples).damages for t in (cut, whole)]
     assert found[0] == found[1] and found[0]
+
+
+def test_batches_of_any_form_are_cut_where_the_task_has_a_training_step() -> None:
+    """A DataLoader gives lists, and a step of one's own makes the whole batch what stands for the targets."""
+    task = tiny.tiny()
+    batches = [[*batch] for batch in task.train]
+    own = replace(task, train=batches, loss=None, training_step=lambda model, b: cross_entropy(model(b[0]), b[1]))
+    counts = [affordable_samples(context_of(own), 1, seconds) for seconds in (0.0, 1e6)]
+    found = [damage_table(context_of(own), [INT4["7"]], 60, n_samples) for n_samples in counts]
+    assert counts == [32, 256] and all(table.damages and not table.failures for table in found)
 
 
 def test_as_many_samples_as_there_is_time_for() -> None:
