@@ -44,7 +44,7 @@ PREFIX = "__module.module."
 WITH_WEIGHTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
 TIMING = replace(FINALIST, max_seconds=60.0)
 SMOKE_TIMING = LatencySettings(min_pairs=6, max_pairs=30, max_seconds=0.5, min_seconds=0.0, n_copies=2)
-SMOKE_OPTIONS = ("--budget", "2trials", "--finetune-steps", "3", "--sampler", "random")
+SMOKE_OPTIONS = ("--budget", "1trial", "--finetune-steps", "3", "--sampler", "random")
 SLICED = """
 import sys
 from dataclasses import replace
@@ -197,7 +197,7 @@ def main() -> None:
     """Train where needed, search, compare, write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=list(EXAMPLES))
-    parser.add_argument("--smoke", action="store_true", help="a slice of the data, two trials of a few steps")
+    parser.add_argument("--smoke", action="store_true", help="a slice of the data, one trial of a few steps")
     parser.add_argument("--budget", default="20m", help="of the search")
     parser.add_argument("--max-drop", type=float, help="accuracy floor of the search; by default the example's own")
     parser.add_argument("--out", type=Path, help="folder of the report; by default reports/NAME")
