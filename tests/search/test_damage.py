@@ -122,7 +122,7 @@ def test_batches_of_any_form_are_cut_where_the_task_has_a_training_step() -> Non
     batches = [[*batch] for batch in task.train]
     own = replace(task, train=batches, loss=None, training_step=lambda model, b: cross_entropy(model(b[0]), b[1]))
     counts = [affordable_samples(context_of(own), 1, seconds) for seconds in (0.0, 1e6)]
-    found = [damage_table(context_of(own), [INT4["7"]], 60, n_samples) for n_samples in counts]
+    found = [damage_table(context_of(own), [INT4["7"]], 60, n_samples) for n_samples in (20, *counts)]
     assert counts == [32, 256] and all(table.damages and not table.failures for table in found)
 
 
