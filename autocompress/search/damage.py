@@ -6,7 +6,6 @@ that only the damage of the choice is left. Entries are kept between studies, by
 """
 
 import copy
-import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -18,23 +17,21 @@ from torch import nn
 
 from autocompress.compress import calibrate, compress
 from autocompress.errors import AutocompressError, MeasurementError
-from autocompress.measure import Predictions, accuracy_drop, score_of, take
+from autocompress.measure import Predictions, accuracy_drop, score_of
 from autocompress.recipe import Recipe
 from autocompress.search.context import EvaluationContext, channels_last_module
+from autocompress.search.damage_data import SAMPLE_COUNTS, DamageData, first_samples, n_samples_of
 from autocompress.search.damage_file import Damage, damage_file
 from autocompress.search.suffix import MAX_BYTES, PrefixCache
 from autocompress.search.training import is_reshaped
-from autocompress.search.training_data import begun_anew, filter_scores, training_pairs
-from autocompress.task import Batch, call, concatenate, evaluating, flatten, like, split_batch
-from autocompress.train import adapt_batch_norm, channels_last
+from autocompress.search.training_data import begun_anew, filter_scores
+from autocompress.task import Batch, call, concatenate, evaluating, flatten, like
+from autocompress.train import adapt_batch_norm
 from autocompress.train.distillation import distillation_loss
 from autocompress.train.layout import is_channels_last
 
 __all__ = ["Damage", "DamageTable", "affordable_samples", "damage_table"]
 
-SAMPLE_COUNTS = (256, 128, 64, 32)  # of training data for batch norms, and of validation data
-N_CALIBRATION_BATCHES = 4  # of training data, for ranges
-MAX_ADAPTATION_BATCHES = 10
 _RESAMPLING_SECONDS = 0.2  # for the error of a score that says nothing of single samples
 _Z = 1.6448536269514722  # quantile 0.95 of the normal distribution: half of a two-sided 90 % interval in errors
 
@@ -116,12 +113,13 @@ def affordable_samples(context: EvaluationContext, n_recipes: int, max_seconds: 
         AutocompressError: There is no data, or the model cannot be run on it.
     """
     with begun_anew(context.task, context.task.seed):
-        batches = _first(context.task.validation, "validation", SAMPLE_COUNTS[-1], is_channels_last(context.fp32))
+        is_last = is_channels_last(context.fp32)
+        batches = first_samples(context.task.validation, "validation", SAMPLE_COUNTS[-1], is_last)
     model = channels_last_module(copy.deepcopy(context.task.model).eval())
     _run(model, batches)  # the first run of a model is slower
     start = time.monotonic()
     _run(model, batches)
-    seconds = (time.monotonic() - start) / sum(_n_samples(inputs) for inputs, _ in batches)
+    seconds = (time.monotonic() - start) / sum(n_samples_of(inputs) for inputs, _ in batches)
     n_affordable = max_seconds / (_RUNS * seconds * max(1, n_recipes))
     return next((n for n in SAMPLE_COUNTS if n <= n_affordable), SAMPLE_COUNTS[-1])
 
@@ -168,49 +166,6 @@ def _bench(context: EvaluationContext, n_samples: int) -> "_Bench":
     return _LATEST[0]
 
 
-class _Data:
-    """Batches of training and validation data, read once, images laid out as the model wants them."""
-
-    def __init__(self, context: EvaluationContext, n_samples: int) -> None:
-        is_last = is_channels_last(context.fp32)
-        train = itertools.islice(training_pairs(context), MAX_ADAPTATION_BATCHES)
-        self.train = _first(train, "train", n_samples, is_last)
-        self.validation = _first(context.task.validation, "validation", n_samples, is_last)
-        self.calibration = self.train[:N_CALIBRATION_BATCHES]
-        self.first = _at_most(self.train[0], SAMPLE_COUNTS[-1]), _at_most(self.validation[0], SAMPLE_COUNTS[-1])
-
-
-def _first(batches: Iterable[Batch], split: str, n_samples: int, is_last: bool) -> list[Batch]:
-    found, n = [], 0
-    for batch in batches:
-        inputs, targets = split_batch(batch, split)
-        inputs, targets = _at_most((inputs, targets), n_samples - n)
-        found.append((channels_last(inputs) if is_last else inputs, targets))
-        n += _n_samples(inputs)
-        if n >= n_samples:
-            break
-    if not found:
-        raise MeasurementError(f"the task's {split} data has no batches; give at least one (inputs, targets) pair")
-    return found
-
-
-def _at_most(batch: Batch, n: int) -> Batch:
-    """The batch, or its first `n` samples."""
-    n_all = _n_samples(batch[0])
-    return batch if n_all <= n else (_first_samples(batch[0], n, n_all), _first_samples(batch[1], n, n_all))
-
-
-def _first_samples(structure: Any, n: int, n_all: int) -> Any:
-    """The first `n` of `n_all` samples; a list has an item a sample, or, as a batch of a loader, parts that have."""
-    if isinstance(structure, list) and len(structure) != n_all:
-        return [_first_samples(part, n, n_all) for part in structure]
-    return take(structure, torch.arange(n))
-
-
-def _n_samples(inputs: Any) -> int:
-    return len(flatten(inputs)[0])
-
-
 class _Bench:
     """Measures recipes of one model on the same data.
 
@@ -224,7 +179,7 @@ class _Bench:
 
     def __init__(self, context: EvaluationContext, n_samples: int) -> None:
         self._context, self._n_samples = context, n_samples
-        self._data = _Data(context, n_samples)
+        self._data = DamageData(context, n_samples)
         counts = [n_samples, *(n for n in reversed(SAMPLE_COUNTS) if n > n_samples)]
         train, validation = self._data.first
         self.file, *self._larger = (damage_file(context.task, train, validation, n) for n in counts)
@@ -266,8 +221,8 @@ class _Bench:
         self._cache = None
         if max_bytes:
             runs = [batch[0] for batch in (*data.train * has_norms, *data.calibration, *data.validation)]
-            smallest = min(runs, key=_n_samples)
-            n_runs = sum(map(_n_samples, runs)) / _n_samples(smallest)
+            smallest = min(runs, key=n_samples_of)
+            n_runs = sum(map(n_samples_of, runs)) / n_samples_of(smallest)
             layers = [layer.name for layer in self._context.graph.layers]
             self._cache = PrefixCache(model, layers, smallest, n_runs, max_bytes)
         with self._cache.recording() if self._cache else nullcontext():
@@ -353,7 +308,7 @@ def _divergence(outputs: Sequence[Any], teacher: Sequence[Any], batches: Sequenc
     """
     total, n_samples = 0.0, 0
     for mine, theirs, (inputs, targets) in zip(outputs, teacher, batches, strict=True):
-        n = _n_samples(inputs)
+        n = n_samples_of(inputs)
         total += n * float(distillation_loss(mine, theirs, targets, 1.0))
         n_samples += n
     if not abs(total) < float("inf"):

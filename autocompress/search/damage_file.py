@@ -17,7 +17,7 @@ from autocompress.task import Batch, Task, flatten
 from autocompress.train.tensor_cache import content_digest
 
 _DIGITS = 16
-_OWN_SOURCES = ("damage.py", "suffix.py", "call_order.py")
+_OWN_SOURCES = ("damage.py", "damage_data.py", "suffix.py", "call_order.py")
 _AtLeast0 = Annotated[FiniteFloat, Field(ge=0)]
 
 

@@ -18,7 +18,8 @@ from autocompress.recipe import Recipe
 from autocompress.search.clock import SearchClock
 from autocompress.search.configuration import Configuration
 from autocompress.search.cost_models import cost_models
-from autocompress.search.damage import SAMPLE_COUNTS, affordable_samples, damage_table
+from autocompress.search.damage import affordable_samples, damage_table
+from autocompress.search.damage_data import SAMPLE_COUNTS
 from autocompress.search.damage_file import Damage
 from autocompress.search.damage_table import drop_per_divergence, linked_damage
 from autocompress.search.decisions import net_layers
