@@ -148,7 +148,11 @@ def test_who_watches_sees_each_candidate_and_the_best(finished: Finished) -> Non
 
 
 def test_the_finalists_were_timed_together(finished: Finished) -> None:
-    assert finished.record.finalists and finished.record.chosen
+    assert finished.record.chosen
+    if finished.record.finalists is None:  # on a CPU that runs at most one compressed model faster than FP32
+        compressed = [c for c in finished.record.front().candidates if not c.recipe.is_identity]
+        assert len(compressed) < 2
+        return
     digests = finished.record.finalists.digests
     is_fp32 = finished.record.chosen.digest == finished.record.baseline.digest  # INT8 is not faster on every CPU
     assert is_fp32 or finished.record.chosen.digest in digests
