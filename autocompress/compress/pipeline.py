@@ -36,6 +36,7 @@ def compress(
     *,
     scores: Mapping[str, Tensor] | None = None,
     lsq: bool = False,
+    structure_only: bool = False,
 ) -> CompressedModel:
     """A compressed copy of `model`; quantizers in it still have to be set up from data by `calibrate`.
 
@@ -46,9 +47,11 @@ def compress(
         example_input: Inputs of one inference.
         scores: Importance of the channels of each group, as `importance_scores` measures it; by default it is computed
             from the weights, which cannot be done where `recipe.importance` needs data. Groups that are left out lose
-            their first filters, so `{}` suits a model whose weights are loaded afterwards.
+            their first filters.
         lsq: Whether gradients of steps and ranges are scaled as LSQ scales them (Esser et al. 2020, section 2.2); for
             training with plain SGD.
+        structure_only: Whether the weights are of no matter, since others are loaded afterwards or speed is all that is
+            looked at: then groups lose their first filters, and steps are not searched for, which takes seconds.
 
     Raises:
         CompressionError: The recipe names a layer or group that the model lacks or that cannot be compressed, or its
@@ -57,11 +60,14 @@ def compress(
     module = copy.deepcopy(model).eval()
     unfold_attention(module)
     _check(graph, recipe)
+    if structure_only:
+        scores = {}
     prune_filters(module, example_input, recipe.pruning, recipe.importance, scores)
     layers, graph = _with_factors(module, graph, recipe, example_input)
     sparse = {name: layer_recipe.sparsity for name, layer_recipe in layers.items() if layer_recipe.sparsity}
     attach_masks(module, sparse, recipe.sparsification, _heads(graph))
-    _attach_weight_quantizers(module, graph, layers, recipe.calibration, lsq)
+    calibration = recipe.calibration.model_copy(update={"weight_ranges": "min_max"} if structure_only else {})
+    _attach_weight_quantizers(module, graph, layers, calibration, lsq)
     _attach_input_quantizers(module, graph, layers, recipe.calibration, lsq)
     return CompressedModel(module, recipe, example_input, layers)
 

@@ -125,7 +125,7 @@ def export_untrained(task: Task, graph: ModelGraph, recipe: Recipe) -> openvino.
         graph: What `inspect_model` found in it.
         recipe: What to do.
     """
-    compressed = compress(task.model, graph, recipe, task.example_input, scores={})
+    compressed = compress(task.model, graph, recipe, task.example_input, structure_only=True)
     if compressed.quantized:
         inputs = like(task.example_input, (torch.from_numpy(array) for array in real_input(task)))
         calibrate(compressed.module, [(inputs, None)], recipe.calibration, n_batches=1)

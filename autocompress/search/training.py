@@ -317,7 +317,7 @@ def seconds_a_step(context: EvaluationContext, recipe: Recipe, n_steps: int = 6)
     The fastest of `n_steps` counts, since a passing load would make the whole study's trainings too short.
     """
     task = context.task
-    compressed = compress(task.model, context.graph, recipe, task.example_input, scores={})
+    compressed = compress(task.model, context.graph, recipe, task.example_input, structure_only=True)
     channels_last_module(compressed.module)
     if recipe.quantized:
         calibrate(compressed.module, training_pairs(context), recipe.calibration, n_batches=1)

@@ -9,7 +9,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from autocompress.compress import CompressedModel, calibrate, compress, parameter_groups
+from autocompress.compress import CompressedModel, calibrate, compress, parameter_groups, weight_quantization
 from autocompress.compress.quantization import Exportable
 from autocompress.compress.weight_quantization import WeightQuantizer
 from autocompress.errors import CompressionError
@@ -150,14 +150,27 @@ def test_the_identity_recipe_changes_no_output(name: str) -> None:
 
 
 @NAMES
-def test_state_restores_the_module_through_a_file(name: str) -> None:
+@pytest.mark.parametrize("structure_only", [False, True])
+def test_state_restores_the_module_through_a_file(name: str, structure_only: bool) -> None:
     net = NETS[name]
     model, x = trained(net), net.inputs(4)
     state = load(save(model.state()))
     original = net.build()
-    again = compress(original, inspect_model(original, net.inputs()), model.recipe, net.inputs())
+    graph = inspect_model(original, net.inputs())
+    again = compress(original, graph, model.recipe, net.inputs(), structure_only=structure_only)
+    assert again.recipe == model.recipe
     again.load_state(state)
     assert all(torch.equal(a, b) for a, b in zip(outputs(again.module, x), outputs(model.module, x), strict=True))
+
+
+def test_the_structure_alone_takes_no_search_for_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_quantization, "_SHRINK_FACTORS", None)
+    model, x = NETS["mlp"].build(), NETS["mlp"].inputs()
+    graph = inspect_model(model, x)
+    recipe = uniform_recipe(graph, W4A8)
+    assert compress(model, graph, recipe, x, structure_only=True).quantized
+    with pytest.raises(TypeError):
+        compress(model, graph, recipe, x)
 
 
 def test_state_is_a_copy() -> None:
