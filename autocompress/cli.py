@@ -68,6 +68,10 @@ def search(
     finetune_steps: Annotated[
         int | None, typer.Option(help="Training steps a candidate; by default as many as suit the budget.")
     ] = None,
+    latency_seconds: Annotated[
+        float | None,
+        typer.Option(help="For timing one candidate, 3 by default; more on a noisy machine, less for a quick look."),
+    ] = None,
     threads: Threads = 1,
     device: Device = "auto",
     devices: Devices = 1,
@@ -105,6 +109,7 @@ def search(
         sampler=sampler,
         seed=seed,
         finetune_steps=finetune_steps,
+        latency_seconds=latency_seconds,
         threads=threads,
         task_reference=task,
     )

@@ -207,6 +207,7 @@ def create_study(
     sampler: str = DEFAULT_SAMPLER,
     seed: int = 0,
     finetune_steps: int | None = None,
+    latency_seconds: float | None = None,
     threads: int = 1,
     task_reference: str | None = None,
 ) -> Study:
@@ -224,6 +225,8 @@ def create_study(
         sampler: What proposes recipes, of `SAMPLERS`.
         seed: Seed of search and training.
         finetune_steps: Training steps of each candidate; by default as many as suit the first budget.
+        latency_seconds: For timing one candidate, at most, > 0; 3 by default, and 8 for the choice, which is in
+            proportion. More on a noisy machine.
         threads: Inference threads of every latency, >= 1 and at most as many as there are cores.
         task_reference: How the command line names the task, for `choose` and `verify`.
 
@@ -240,6 +243,8 @@ def create_study(
         raise StudyError(f"objectives must be some of {', '.join(DEFAULT_OBJECTIVES)}, but got {list(objectives)}")
     if finetune_steps is not None and finetune_steps < 0:
         raise StudyError(f"finetune_steps must be at least 0, but got {finetune_steps}")
+    if latency_seconds is not None and not 0 < latency_seconds < float("inf"):
+        raise StudyError(f"latency_seconds must be above 0, but got {latency_seconds}; 3 is the default")
     loaded = space if isinstance(space, SearchSpace) else load_space(space)
     graph = inspect_model(task.model, task.example_input)
     bound = loaded.bind(graph)
@@ -263,6 +268,7 @@ def create_study(
         sampler=sampler,
         seed=seed,
         finetune_steps=finetune_steps,
+        latency_seconds=latency_seconds,
         environment=environment,
         dropped=dropped,
         rewards=sentences,

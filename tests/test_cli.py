@@ -67,6 +67,9 @@ BAD = [
         f"search {TINY} --sampler best", "", "sampler must be one of bayesdp, spdy, tpe", id="unknown sampler"
     ),
     pytest.param(f"search {TINY} --finetune-steps -1", "", "finetune_steps must be at least 0", id="negative steps"),
+    pytest.param(
+        f"search {TINY} --latency-seconds 0", "", "latency_seconds must be above 0, but got 0", id="no latency time"
+    ),
     pytest.param(f"search {TINY} --seed x", "", "Invalid value for '--seed'", id="seed a word"),
     pytest.param(f"search {TINY} --budgett 1m", "", "No such option: --budgett", id="unknown option"),
     pytest.param(f"search {TINY} --out FILE", "kept", "FILE cannot be written", id="out is a file"),

@@ -4,7 +4,7 @@ from autocompress.latency.intervals import relative_half_width, verdict
 from autocompress.latency.models import compile_model, random_inputs, read_model, reason
 from autocompress.latency.process import LatencyProcess
 from autocompress.latency.protocol import default_precision_speedup, joint_latency, paired_latency
-from autocompress.latency.settings import FINALIST, JointLatency, LatencySettings, PairedLatency
+from autocompress.latency.settings import FINALIST, JointLatency, LatencySettings, PairedLatency, lasting
 from autocompress.latency.throughput import Throughput, throughput, throughput_speedup
 from autocompress.latency.training_lock import quiet, training
 
@@ -18,6 +18,7 @@ __all__ = [
     "compile_model",
     "default_precision_speedup",
     "joint_latency",
+    "lasting",
     "paired_latency",
     "quiet",
     "random_inputs",

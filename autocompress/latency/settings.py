@@ -1,6 +1,6 @@
 """How latency is measured, and what comes of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autocompress.measurement import LatencyCheck, Speedup
 
@@ -36,7 +36,30 @@ class LatencySettings:
     max_busy_share: float = 0.1
 
 
+LEAST_PAIRS = 6  # of rounds; the interval of fewer says nothing
 FINALIST = LatencySettings(min_pairs=100, max_pairs=1000, max_seconds=8.0, half_width=0.01)
+
+
+def lasting(settings: LatencySettings, candidate_seconds: float) -> LatencySettings:
+    """Longer or shorter settings, in the proportion in which a candidate takes `candidate_seconds`.
+
+    Args:
+        settings: For a candidate, or for something that takes longer.
+        candidate_seconds: In place of the seconds of the default settings, > 0.
+
+    >>> lasting(FINALIST, 6.0).max_seconds, lasting(LatencySettings(), 6.0).max_pairs
+    (16.0, 800)
+    """
+    factor = candidate_seconds / LatencySettings().max_seconds
+    at_most_1 = min(factor, 1.0)
+    return replace(
+        settings,
+        min_pairs=max(LEAST_PAIRS, round(at_most_1 * settings.min_pairs)),
+        max_pairs=max(LEAST_PAIRS, round(factor * settings.max_pairs)),
+        max_seconds=factor * settings.max_seconds,
+        min_seconds=at_most_1 * settings.min_seconds,
+        n_copies=max(2, round(at_most_1 * settings.n_copies)),
+    )
 
 
 @dataclass(frozen=True)

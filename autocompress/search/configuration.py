@@ -27,6 +27,7 @@ class Configuration(BaseModel):
         sampler: Name of the sampler.
         seed: Seed of search and training.
         finetune_steps: Training steps of the short rung; set by the first search where the user says nothing.
+        latency_seconds: For timing one candidate, at most; None for what `LatencySettings` says.
         environment: Where the study was begun.
         dropped: Choices by parameter that were left out when the study began, by what was known of this CPU.
         rewards: What this CPU makes of the space, as sentences.
@@ -46,6 +47,7 @@ class Configuration(BaseModel):
     sampler: str
     seed: int
     finetune_steps: int | None = None
+    latency_seconds: float | None = None
     environment: Environment
     dropped: dict[str, tuple[int | float, ...]] = {}
     rewards: tuple[str, ...] = ()

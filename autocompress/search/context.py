@@ -47,6 +47,7 @@ class EvaluationContext:
         hardware: On what to train.
         max_drop: Largest accuracy drop that is wished for, in units of the score; trainings that cannot come near it
             are given up. None for never.
+        latency_seconds: For timing one candidate, at most, > 0; None for what its settings say.
     """
 
     task: Task
@@ -56,6 +57,7 @@ class EvaluationContext:
     n_inference_threads: int = 1
     hardware: Hardware = field(default_factory=Hardware)
     max_drop: float | None = None
+    latency_seconds: float | None = None
     _baseline: dict[str, Predictions] = field(default_factory=dict, repr=False)
     _structure: list[Any] = field(default_factory=list, repr=False)
     _teacher: list[nn.Module] = field(default_factory=list, repr=False)
@@ -104,7 +106,7 @@ class EvaluationContext:
         tensors = read_tensors(folder / WEIGHTS)
         if loses_rows(recipe):
             recipe = shrunk_recipe(recipe, self.graph, tensors)
-        compressed = compress(self.task.model, self.graph, recipe, self.task.example_input, scores={})
+        compressed = compress(self.task.model, self.graph, recipe, self.task.example_input, structure_only=True)
         compressed.load_state(tensors)
         return compressed
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autocompress.deploy import load_openvino, save_openvino, size_bytes, to_openvino, write_onnx, zipped_bytes
 from autocompress.graph import inspect_model
-from autocompress.latency import JointLatency, LatencySettings, compile_model
+from autocompress.latency import JointLatency, LatencySettings, compile_model, lasting
 from autocompress.measure import (
     Predictions,
     accuracy_drop,
@@ -66,7 +66,7 @@ def measure_candidate(
         recipe: A candidate that `export_candidate` has exported.
         folder: Where its files are.
         split: Data for the accuracy.
-        latency: How to measure latency; the study says with how many threads.
+        latency: How to measure latency; the study says with how many threads, and how long.
 
     Returns:
         The measurement, and seconds by phase.
@@ -85,7 +85,7 @@ def measure_candidate(
         torch_accuracy = accuracy + (score_of(context.task, in_torch) - score_of(context.task, same))
     with watch.phase("latency"):
         timed = context.timer.compare(
-            context.baseline_folder / MODEL, folder / MODEL, real_input(context.task), _with_threads(context, latency)
+            context.baseline_folder / MODEL, folder / MODEL, real_input(context.task), _as_asked(context, latency)
         )
         ran_in = layer_precisions(compile_model(model, context.n_inference_threads), compressed.quantized)
     measurement = Measurement(
@@ -128,7 +128,7 @@ def time_together(
     Args:
         context: The study's; the FP32 baseline must be in its folder.
         folders: Where `export_candidate` has written them.
-        latency: How to measure; the study says with how many threads.
+        latency: How to measure; the study says with how many threads, and how long.
 
     Returns:
         The latencies in the order of `folders`, and seconds by phase.
@@ -137,14 +137,14 @@ def time_together(
     with watch.phase("latency"):
         paths = [folder / MODEL for folder in folders]
         inputs = real_input(context.task)
-        timed = context.timer.compare_all(
-            context.baseline_folder / MODEL, paths, inputs, _with_threads(context, latency)
-        )
+        timed = context.timer.compare_all(context.baseline_folder / MODEL, paths, inputs, _as_asked(context, latency))
     return timed, watch.seconds
 
 
-def _with_threads(context: EvaluationContext, latency: LatencySettings) -> LatencySettings:
-    return replace(latency, n_threads=context.n_inference_threads)
+def _as_asked(context: EvaluationContext, latency: LatencySettings) -> LatencySettings:
+    """The settings with the study's threads, longer or shorter in the proportion in which it times a candidate."""
+    settings = replace(latency, n_threads=context.n_inference_threads)
+    return settings if context.latency_seconds is None else lasting(settings, context.latency_seconds)
 
 
 def _compared(task: Task, deployed: Predictions, split: Split) -> tuple[list[Any], Predictions]:
@@ -186,7 +186,7 @@ def default_precision(context: EvaluationContext, latency: LatencySettings) -> t
 
     Args:
         context: The study's; the FP32 baseline must be in its folder.
-        latency: How to measure; the study says with how many threads.
+        latency: How to measure; the study says with how many threads, and how long.
 
     Returns:
         Name of the precision, speed-up, ends of its interval; None where that precision is f32.
@@ -195,6 +195,6 @@ def default_precision(context: EvaluationContext, latency: LatencySettings) -> t
     name = default_precision_of(model, context.n_inference_threads)
     if name == "f32":
         return None
-    settings = _with_threads(context, latency)
+    settings = _as_asked(context, latency)
     speedup = context.timer.default_precision(context.baseline_folder / MODEL, real_input(context.task), settings)
     return name, speedup.value, speedup.low, speedup.high

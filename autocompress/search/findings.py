@@ -63,7 +63,7 @@ def _about_noise(measured: list[Measurement]) -> list[str]:
     return [
         f"{len(noisy)} of {len(measured)} latencies are noisier than asked for: other processes had up to "
         f"{busiest:.0%} of the processor, and the baseline differed from itself by up to {floor:.1%}; search on a "
-        "quiet machine"
+        "quiet machine, or with longer --latency-seconds"
     ]
 
 

@@ -61,5 +61,6 @@ def study_worker(
         environment.inference_threads,
         hardware,
         max_drop,
+        configuration.latency_seconds,
     )
     return Worker(context, on_wait)

@@ -1,11 +1,13 @@
 """On which samples a deployed model is compared with torch, and what that says of torch's score."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from autocompress.latency import LatencySettings
+from autocompress.latency import FINALIST, LatencyProcess, LatencySettings, PairedLatency
 from autocompress.measure import Predictions
 from autocompress.measurement import Measurement
 from autocompress.recipe import Recipe
@@ -65,3 +67,35 @@ def test_outputs_that_do_not_come_by_sample_are_compared_on_all_batches() -> Non
     deployed = Predictions(torch.zeros(384, 3), torch.zeros(384))  # two rows for each of 192 samples
     batches, same = evaluate._compared(tiny.tiny(), deployed, "validation")
     assert len(batches) == 3 and same is deployed
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        pytest.param(None, (100, 1000, 8.0, 6), id="as the settings say"),
+        pytest.param(6.0, (100, 2000, 16.0, 6), id="double"),
+        pytest.param(0.3, (10, 100, 0.8, 2), id="a tenth"),
+        pytest.param(0.001, (6, 6, 8e-3 / 3, 2), id="hardly any"),
+    ],
+)
+def test_latency_takes_as_long_as_the_study_wants(
+    context: EvaluationContext, seconds: float | None, expected: tuple[float, ...]
+) -> None:
+    seen: list[LatencySettings] = []
+
+    class Noting(LatencyProcess):
+        def compare(self, baseline: Path, candidate: Path, inputs: Any, settings: LatencySettings) -> PairedLatency:
+            seen.append(settings)
+            return super().compare(baseline, candidate, inputs, FEW_PAIRS)
+
+    with Noting() as timer:
+        mine = replace(context, latency_seconds=seconds, _timer=[timer])
+        recipe = Recipe()
+        folder = mine.folder / recipe.digest()
+        train_candidate(mine, recipe, folder, Rung("baseline", 0), 0)
+        export_candidate(mine, recipe, folder)
+        measure_candidate(mine, recipe, folder, "validation", FINALIST)
+    (settings,) = seen
+    found = settings.min_pairs, settings.max_pairs, settings.max_seconds, settings.n_copies
+    assert found == pytest.approx(expected)
+    assert settings.min_seconds <= settings.max_seconds and settings.half_width == FINALIST.half_width
