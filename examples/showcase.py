@@ -8,8 +8,8 @@ with `pip install .[peers]`.
 import argparse
 import importlib.util
 import os
+import runpy
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +25,7 @@ from fetch import cache_folder
 from showcase_text import EXAMPLES, Compared, Row, comparison
 
 from autocompress import AutocompressError, Recipe, Task
+from autocompress.cli import app
 from autocompress.deploy import load_openvino, save_openvino, size_bytes
 from autocompress.latency import FINALIST, LatencyProcess, LatencySettings
 from autocompress.measure import Predictions, accuracy_drop, discordant_pairs, predict_deployed, score_of
@@ -44,7 +45,7 @@ PREFIX = "__module.module."
 WITH_WEIGHTS = ("Convolution", "GroupConvolution", "ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul")
 TIMING = replace(FINALIST, max_seconds=60.0)
 SMOKE_TIMING = LatencySettings(min_pairs=6, max_pairs=30, max_seconds=0.5, min_seconds=0.0, n_copies=2)
-SMOKE_OPTIONS = ("--budget", "1trial", "--finetune-steps", "3", "--sampler", "random")
+SMOKE_OPTIONS = ("--budget", "1trial", "--finetune-steps", "3", "--latency-seconds", "0.3", "--sampler", "random")
 SLICED = """
 import sys
 from dataclasses import replace
@@ -81,12 +82,19 @@ class Plan:
     timing: LatencySettings
 
 
-def run(*command: str) -> None:
-    """Run one of our own commands from the root of the checkout; ends this script where it fails."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment)
-    if done.returncode:
-        raise SystemExit(f"showcase.py: {' '.join(command)} ended with exit code {done.returncode}")
+def train(name: str, *options: str) -> None:
+    """Run the example's own training script, in this process: starting another one takes seconds."""
+    script = ROOT / "examples" / f"train_{name}.py"
+    before, sys.argv = sys.argv, [str(script), *options]
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        sys.argv = before
+
+
+def cli(*arguments: str) -> None:
+    """Run our own command as its command line does."""
+    app(list(arguments), prog_name="autocompress", standalone_mode=False)
 
 
 def has_checkpoint(name: str) -> bool:
@@ -217,6 +225,10 @@ def main() -> None:
 def showcase(arguments: argparse.Namespace, work: Path) -> None:
     """Do what the command line asks for, with `work` for what is not kept."""
     name, example = arguments.name, EXAMPLES[arguments.name]
+    out = (arguments.out or (work / "report" if arguments.smoke else ROOT / "reports" / name)).resolve()
+    study = (arguments.study or work / "study").resolve()
+    os.chdir(ROOT)  # where the task is named from
+    out = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out  # as it is shown in the report
     task = f"examples/{name}_task.py:{name}"
     if arguments.smoke:
         smoke_cache(work / "cache")
@@ -224,26 +236,25 @@ def showcase(arguments: argparse.Namespace, work: Path) -> None:
         task_file.write_text(SLICED.format(folder=str(ROOT / "examples"), name=name))
         task = f"{task_file}:sliced"
         checkpoint = cache_folder() / "examples" / f"{name}.safetensors"
-        run(f"examples/train_{name}.py", "--smoke", "--out", str(checkpoint))
+        train(name, "--smoke", "--out", str(checkpoint))
     elif not has_checkpoint(name):
-        run(f"examples/train_{name}.py")
+        train(name)
     floor = next(x for x in (arguments.max_drop, example.floor, example.max_drop) if x is not None)
     plan = Plan(
         name=name,
         task=task,
-        study=(arguments.study or work / "study").resolve(),
+        study=study,
         floor=floor,
         n_calibration=8 if arguments.smoke else N_CALIBRATION,
         timing=SMOKE_TIMING if arguments.smoke else TIMING,
     )
     if not is_finished(plan.study):
         options = SMOKE_OPTIONS if arguments.smoke else ("--budget", arguments.budget)
-        run("-m", "autocompress", "search", task, *options, "--max-drop", str(floor), "--out", str(plan.study))
+        cli("search", task, *options, "--max-drop", str(floor), "--out", str(plan.study))
     elif StudyRecord.read(plan.study / RECORD_FILE).study.max_drop != floor:
-        run("-m", "autocompress", "choose", str(plan.study), "--max-drop", str(floor))
+        cli("choose", str(plan.study), "--max-drop", str(floor))
     text = comparison(name, compare(plan, load_task(str(ROOT / task)), work / "nncf"))
     print(text)
-    out = arguments.out or (work / "report" if arguments.smoke else ROOT / "reports" / name)
     out.mkdir(parents=True, exist_ok=True)
     for kept in KEPT:
         shutil.copy(plan.study / kept, out)
