@@ -14,7 +14,8 @@ def test_the_notebook_leads_from_a_model_to_a_chosen_candidate(tmp_path: Path) -
     cells = {cell.id: cell for cell in notebook.cells}
     cells["parameters"].source = f'BUDGET, OUT = "2trials", {str(tmp_path / "study")!r}'
     assert (call := "max_drop=0.01)") in cells["optimize"].source
-    brief = 'max_drop=0.01, finetune_steps=3, sampler="random")'  # random makes no plans, which takes half a minute
+    # random makes no plans, which takes half a minute
+    brief = 'max_drop=0.01, finetune_steps=3, latency_seconds=0.3, sampler="random")'
     cells["optimize"].source = cells["optimize"].source.replace(call, brief)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": EXAMPLES}}).execute()
     outputs = {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}

@@ -126,7 +126,7 @@ def test_ctrl_c_ends_a_search_with_its_result(tmp_path: Path) -> None:
 
 def search_command(out: Path, budget: str) -> list[str]:
     command = [sys.executable, "-m", "autocompress", "search", f"{FILE}:slow", "--space", "int8", "--out", str(out)]
-    return [*command, "--budget", budget, "--finetune-steps", "10"]
+    return [*command, "--budget", budget, "--finetune-steps", "10", "--latency-seconds", "0.3"]
 
 
 def n_candidates(out: Path) -> int:

@@ -1,4 +1,7 @@
-"""From a compressed module to an OpenVINO model and an ONNX model on disk."""
+"""From a compressed module to an OpenVINO model and an ONNX model on disk.
+
+`onnx_export` is not imported here: what it needs takes a second to import, and a search exports one model to ONNX.
+"""
 
 from autocompress.deploy.export import to_openvino
 from autocompress.deploy.files import (
@@ -9,7 +12,6 @@ from autocompress.deploy.files import (
     write_tensors,
     zipped_bytes,
 )
-from autocompress.deploy.onnx_export import write_onnx
 
 __all__ = [
     "load_openvino",
@@ -17,7 +19,6 @@ __all__ = [
     "save_openvino",
     "size_bytes",
     "to_openvino",
-    "write_onnx",
     "write_tensors",
     "zipped_bytes",
 ]

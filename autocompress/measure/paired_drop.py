@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import binomtest
+from scipy.special import bdtr
 from torch import Tensor
 
 from autocompress.errors import MeasurementError
@@ -93,7 +93,7 @@ def mcnemar_p(n_worse: int, n_better: int) -> float:
     (1.0, 0.03125)
     """
     n = n_worse + n_better
-    return float(binomtest(n_worse, n).pvalue) if n else 1.0
+    return min(1.0, 2 * float(bdtr(min(n_worse, n_better), n, 0.5)))
 
 
 def sample_values(task: Task, predictions: Predictions) -> Numbers | None:

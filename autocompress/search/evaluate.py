@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autocompress.deploy import load_openvino, save_openvino, size_bytes, to_openvino, write_onnx, zipped_bytes
+from autocompress.deploy import load_openvino, save_openvino, size_bytes, to_openvino, zipped_bytes
 from autocompress.graph import inspect_model
 from autocompress.latency import JointLatency, LatencySettings, compile_model, lasting
 from autocompress.measure import (
@@ -176,6 +176,8 @@ def real_input(task: Task) -> list[Any]:
 
 def export_onnx(context: EvaluationContext, recipe: Recipe, folder: Path, path: Path) -> None:
     """Write the trained candidate in `folder` as ONNX."""
+    from autocompress.deploy.onnx_export import write_onnx
+
     compressed = context.restore(recipe, folder)
     with compressed.export_form():
         write_onnx(compressed.freeze_weights(), context.task.example_input, compressed.integer_weights(), path)

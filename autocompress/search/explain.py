@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from scipy.stats import spearmanr
+import pandas as pd
 
 from autocompress.errors import StudyError
 from autocompress.explanation import (
@@ -242,5 +242,6 @@ def _agreement(predicted: Sequence[float], measured: Sequence[float]) -> Agreeme
     """Spearman's rank correlation with ties at their mean rank, and the mean absolute difference."""
     error = float(np.mean(np.abs(np.subtract(predicted, measured))))
     can_rank = len(predicted) >= MIN_RANKED and len(set(predicted)) > 1 and len(set(measured)) > 1
-    rank = float(np.clip(spearmanr(predicted, measured).statistic, -1.0, 1.0)) if can_rank else None
+    ranks = [pd.Series(values).rank() for values in (predicted, measured)]
+    rank = float(np.clip(ranks[0].corr(ranks[1]), -1.0, 1.0)) if can_rank else None
     return Agreement(rank_correlation=rank, mean_error=error)

@@ -232,7 +232,8 @@ class _Training:
             settings = FinetuneSettings(n_steps, distillation=recipe.distillation, seed=self._seed)
             outcome = train_in_own_loop(context, compressed, settings, watch, folder, self._started_from)
         self._outcomes.append(outcome)
-        adapt_batch_norm(compressed.module, training_pairs(context), n_batches=20)
+        if not outcome.holds_statistics:
+            adapt_batch_norm(compressed.module, training_pairs(context), n_batches=20)
         return compressed
 
 

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from autocompress.task import Batch, call, evaluating, split_batch
+
+N_HELD = 20  # batches for statistics that are held
 
 
 def running_norms(model: nn.Module) -> list[_BatchNorm]:
@@ -63,3 +65,41 @@ def adapt_batch_norm(model: nn.Module, batches: Iterable[Batch], n_batches: int 
             norm.momentum = momentum
             if norm.num_batches_tracked == 0:
                 norm.load_state_dict(state)
+
+
+class HeldStatistics:
+    """Batch norms of a training: they run, and from some step on keep fresh statistics of the weights of that step.
+
+    Args:
+        model: Any module.
+        start: Number of steps after which statistics are held; that of all steps, or more, for never.
+    """
+
+    def __init__(self, model: nn.Module, start: int) -> None:
+        self._model, self._norms, self._start = model, running_norms(model), start
+
+    def is_held(self, n_done: int) -> bool:
+        """Whether the last of `n_done` steps was taken with held statistics."""
+        return bool(self._norms) and n_done > self._start
+
+    def begin(
+        self, n_done: int, batches: Callable[[int], Iterable[Batch]], mean: Callable[[torch.Tensor], torch.Tensor]
+    ) -> None:
+        """Bring the model into the mode for the step after `n_done` others; the first held one needs data.
+
+        Args:
+            n_done: Steps taken.
+            batches: Gives so many training batches.
+            mean: Over all processes.
+        """
+        self._model.train()
+        if not self._norms or n_done < self._start:
+            return
+        if n_done == self._start:
+            adapt_batch_norm(self._model, batches(N_HELD), N_HELD)
+            for norm in self._norms:
+                for statistics in (norm.running_mean, norm.running_var):
+                    if statistics is not None:
+                        statistics.copy_(mean(statistics))
+        for norm in self._norms:
+            norm.eval()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autocompress.errors import TrainingError
 from autocompress.latency import training
 from autocompress.task import Batch, evaluating
+from autocompress.train.batch_norm import HeldStatistics
 from autocompress.train.checkpoint import (
     fits_module,
     generator_state,
@@ -82,6 +83,7 @@ class Loop:
         self._fabric, self._module, self._batches = fabric, model, batches
         self._loss, self._settings, self._compression = batch_loss, settings, compression
         self._watch, self._log = watch, log
+        self._norms = HeldStatistics(model, math.ceil(settings.hold_statistics_at * settings.n_steps))
         self._checkpoint = folder / CHECKPOINT
         scores = compression.scores if compression else ()
         optimizer = make_optimizer(parameter_groups(model, settings, ranges, scores, self._adapters))
@@ -118,7 +120,8 @@ class Loop:
         self._fabric.barrier()
         if self._fabric.is_global_zero:
             self._checkpoint.unlink(missing_ok=True)
-        return Outcome(self._step, self._given_up, self._n_rollbacks, self._log.course())
+        held = self._norms.is_held(self._step)
+        return Outcome(self._step, self._given_up, self._n_rollbacks, self._log.course(), held)
 
     def _run(self) -> None:
         resumed = self._restore()
@@ -163,7 +166,7 @@ class Loop:
         return is_last or self._is_score_due or self._step % STEPS_UNSEEN[self._fabric.device.type] == 0
 
     def _take_step(self, stream: Iterator[tuple[Position, Any]]) -> None:
-        self._module.train()
+        self._norms.begin(self._step, lambda n: self._next_pairs(stream, n), self._mean)
         rate = self._rates.apply(self._step)
         n = self._settings.accumulate
         terms = mean_of([self._accumulate(self._next_batch(stream), n, index == n - 1) for index in range(n)])
@@ -194,6 +197,9 @@ class Loop:
         if isinstance(batch, tuple | list) and len(batch) == 2:
             return (self._layout(batch[0]) if self._layout else batch[0]), batch[1]
         return batch
+
+    def _next_pairs(self, stream: Iterator[tuple[Position, Any]], n: int) -> Iterable[Batch]:
+        return self._loss.pairs(self._module, (self._next_batch(stream) for _ in range(n)))
 
     def _average_adapters(self) -> None:
         """Gradients of adapters, which stand outside of the module that is synchronized, as a mean over processes."""

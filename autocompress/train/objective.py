@@ -164,6 +164,11 @@ class BatchLoss:
         self._distiller.clear()
         return Terms(value, soft, self._compression_loss(value))
 
+    def pairs(self, model: nn.Module, batches: Iterable[Any]) -> Iterable[Batch]:
+        """The batches as pairs of inputs and something, whatever form a training step gives them."""
+        step = self._objective.training_step
+        return batches if step is None else StepInputs(batches, step, model)
+
     def _compression_loss(self, value: Tensor) -> Tensor:
         term = self._compression.loss() if self._compression else torch.zeros(())
         return term.to(value.device)

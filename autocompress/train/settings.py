@@ -25,6 +25,9 @@ class FinetuneSettings:
         warm_up: Fraction of the steps of the `cosine` schedule over which the rate rises, in [0, 1].
         rewind_at: Rising shares of the steps, in (0, 1), at which the schedule starts over (Renda et al. 2020).
         freeze_ranges_at: Share of the steps after which ranges of quantizers stay as they are, in [0, 1].
+        hold_statistics_at: Share of the steps after which batch norms keep the statistics of their input then,
+            in [0, 1]; 1 for never. From there on the model is trained as it will be deployed: statistics of small
+            batches, or of cut-outs of what is scored, differ from its (Krishnamoorthi 2018, batch normalization).
         distillation: What is learnt from the teacher.
         accumulate: Batches a step, >= 1; the gradient is their mean.
         clip_norm: Largest norm of the whole gradient, > 0; None means any.
@@ -43,6 +46,7 @@ class FinetuneSettings:
     warm_up: float = 0.1
     rewind_at: tuple[float, ...] = ()
     freeze_ranges_at: float = 0.8
+    hold_statistics_at: float = 0.75
     distillation: Distillation = field(default_factory=Distillation)
     accumulate: int = 1
     clip_norm: float | None = None
@@ -54,7 +58,7 @@ class FinetuneSettings:
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise TrainingError(f"{name} must be at least 0, but got {value}")
-        for name in ("warm_up", "freeze_ranges_at"):
+        for name in ("warm_up", "freeze_ranges_at", "hold_statistics_at"):
             if not 0 <= getattr(self, name) <= 1:
                 raise TrainingError(f"{name} must be in [0, 1], but got {getattr(self, name)}")
         if self.schedule not in ("cosine", "one_cycle"):

@@ -51,9 +51,11 @@ class Outcome:
         is_given_up: Whether a watcher ended it.
         n_rollbacks: How often it went back after a divergence.
         course: Points of its course, evenly spread.
+        holds_statistics: Whether its last steps had the statistics of batch norms that the module now has.
     """
 
     n_steps: int
     is_given_up: bool = False
     n_rollbacks: int = 0
     course: tuple[CoursePoint, ...] = ()
+    holds_statistics: bool = False

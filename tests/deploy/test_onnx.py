@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from torch import Tensor, nn
 
 from autocompress.compress import CompressedModel, calibrate, compress
-from autocompress.deploy import write_onnx
+from autocompress.deploy.onnx_export import write_onnx
 from autocompress.deploy.onnx_weights import StoredWeight
 from autocompress.errors import DeployError
 from autocompress.graph import inspect_model

@@ -115,3 +115,12 @@ def test_the_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("the worker process outlives its parent")
+
+
+def test_what_a_search_does_not_need_is_not_imported() -> None:
+    """Each of these takes about a second, in the main process and in the one for candidates."""
+    code = "import sys, autocompress.study; print(*sys.modules)"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert "autocompress.search.worker" in done.stdout.split()
+    assert not {"onnxscript", "scipy.stats", "sklearn"} & set(done.stdout.split())
