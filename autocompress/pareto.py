@@ -297,9 +297,13 @@ class Wishes:
         return kept
 
     def _is_worth_a_test(self, m: Measurement, others: Sequence[Measurement]) -> bool:
-        """Whether it may keep the floor and no faster one surely loses less, by the data that the search saw."""
+        """Whether it may keep the floor and no faster one surely loses less, by the data that the search saw.
+
+        One whose drop is above the floor by more than its standard error would most likely fail, and only two may.
+        """
         drop = m.accuracy_drop
-        if self.max_drop is not None and drop.low > self.max_drop:
+        standard_error = (drop.value - drop.low) / NormalDist().inv_cdf(1 - 0.05)
+        if self.max_drop is not None and drop.value - standard_error > self.max_drop:
             return False
         return not any(o.speedup.value > m.speedup.value and o.accuracy_drop.high < drop.low for o in others)
 

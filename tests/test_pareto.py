@@ -327,7 +327,12 @@ def halved(digest: str, seen: float, speed: float, held_out: float) -> Candidate
             [("a", 0.001, 2.0, 0.02), ("b", 0.005, 3.0, 0.02), ("c", 0.006, 4.0, 0.001)], "base", id="after two"
         ),
         pytest.param(
-            [("a", 0.03, 2.0, 0.02), ("c", 0.031, 2.1, 0.02), ("b", 0.018, 3.0, 0.002)], "b", id="no chance, no test"
+            [("a", 0.03, 2.0, 0.02), ("c", 0.031, 2.1, 0.02), ("b", 0.015, 3.0, 0.002)], "b", id="no chance, no test"
+        ),
+        pytest.param(
+            [("a", 0.017, 2.0, 0.02), ("c", 0.017, 2.1, 0.02), ("b", 0.009, 3.0, 0.002)],
+            "b",
+            id="hardly a chance, no test",
         ),
         pytest.param(
             [("a", 0.015, 2.0, 0.02), ("c", 0.016, 2.1, 0.02), ("b", -0.006, 3.0, 0.002)],
