@@ -139,3 +139,15 @@ def test_a_preset_that_has_nothing_to_prune_says_so() -> None:
 def test_settings_of_a_pattern_and_a_structure_exclude_each_other() -> None:
     with pytest.raises(ValueError, match="needs method movement"):
         Sparsification(structure="rows", pattern="2:4")
+
+
+@pytest.mark.parametrize(("n_steps", "n_adapted"), [pytest.param(3, 1, id="not held"), pytest.param(8, 0, id="held")])
+def test_statistics_that_were_held_stay(
+    n_steps: int, n_adapted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapted: list[int] = []
+    monkeypatch.setattr(training, "adapt_batch_norm", lambda *_, **kwargs: adapted.append(1))
+    context = context_of(tiny.tiny(), tmp_path)
+    recipe = uniform(context, {"weight_bits": 7, "activation_bits": 8})
+    train_candidate(context, recipe, tmp_path / "candidate", Rung("short", n_steps), 0)
+    assert len(adapted) == n_adapted

@@ -1,5 +1,6 @@
 """The fine-tuning loop."""
 
+import copy
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +17,17 @@ from autocompress.graph import inspect_model
 from autocompress.recipe import Distillation, LayerRecipe, Recipe
 from autocompress.space import uniform_recipe
 from autocompress.task import TensorBatches, call, flatten
-from autocompress.train import FinetuneSettings, Objective, Teacher, Watch, finetune
+from autocompress.train import (
+    FinetuneSettings,
+    Objective,
+    Outcome,
+    StepInfo,
+    Teacher,
+    Watch,
+    adapt_batch_norm,
+    finetune,
+)
+from autocompress.train.batch_norm import N_HELD, running_norms
 from tests.nets import NETS
 
 SETTINGS = FinetuneSettings(n_steps=3, learning_rate=0.01)
@@ -38,13 +49,13 @@ def square(outputs: Any, _targets: Any) -> Tensor:
 
 def train(
     model: CompressedModel, name: str = "residual", settings: FinetuneSettings = SETTINGS, **changes: Any
-) -> None:
+) -> Outcome:
     net = NETS[name]
     teacher, batches, loss = (changes.pop(key, None) for key in ("teacher", "batches", "loss"))
     objective = Objective(loss or square, teacher=Teacher(teacher or net.build()))
     batches = net.batches() if batches is None else batches
     ranges = parameter_groups(model.module)[1]
-    finetune(model.module, batches, objective, settings, ranges=ranges, **changes)
+    return finetune(model.module, batches, objective, settings, ranges=ranges, **changes)
 
 
 def noting(note: Any) -> Watch:
@@ -109,6 +120,70 @@ def test_ranges_stay_as_they_are_in_the_last_part_and_can_be_trained_again() -> 
     assert all(p.requires_grad for p in ranges)
 
 
+def test_batch_norms_keep_fresh_statistics_in_the_last_part() -> None:
+    model, batches = compressed(), NETS["residual"].batches(1)
+    norms = running_norms(model.module)
+    then: list[dict[str, Tensor]] = []
+    modes: list[tuple[bool, bool]] = []
+
+    def look(info: StepInfo) -> None:
+        modes.append((model.module.training, norms[0].training))
+        if info.step == 6:
+            then.append(model.state())
+
+    outcome = train(model, settings=FinetuneSettings(8, 0.01), batches=batches, watch=noting(look))
+    assert modes == [(True, True)] * 6 + [(True, False)] * 2
+    assert outcome.holds_statistics and len(norms) > 0
+    again = compressed()
+    again.load_state(then[0])
+    adapt_batch_norm(again.module, batches * N_HELD, N_HELD)
+    for held, expected in zip(norms, running_norms(again.module), strict=True):
+        torch.testing.assert_close(held.running_mean, expected.running_mean)
+        torch.testing.assert_close(held.running_var, expected.running_var)
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "share", "holds"),
+    [
+        pytest.param(8, 0.75, True, id="two steps"),
+        pytest.param(8, 1.0, False, id="never"),
+        pytest.param(8, 0.0, True, id="from the start"),
+        pytest.param(3, 0.75, False, id="too short"),
+    ],
+)
+def test_statistics_are_held_where_steps_are_left_for_it(n_steps: int, share: float, holds: bool) -> None:
+    settings = FinetuneSettings(n_steps, 0.01, hold_statistics_at=share)
+    assert train(compressed(), settings=settings).holds_statistics == holds
+
+
+def test_a_training_that_is_given_up_before_holds_nothing() -> None:
+    watch = Watch(on_step=lambda info: info.step == 6)
+    assert not train(compressed(), settings=FinetuneSettings(8, 0.01), watch=watch).holds_statistics
+
+
+def test_a_net_without_batch_norms_holds_nothing() -> None:
+    assert not train(compressed("mlp"), "mlp", FinetuneSettings(8, 0.01), loss=cross_entropy).holds_statistics
+
+
+def test_what_holds_statistics_stays_nearer_to_its_teacher_where_batches_are_small() -> None:
+    """Statistics of few samples differ from those of many, and so does a model that was trained with them."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 6) * torch.linspace(0.2, 3.0, 64)[:, None]
+    teacher = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+    adapt_batch_norm(teacher, [(x, None)])
+    batches = [(x[i : i + 4], torch.zeros(4, 3)) for i in range(0, 64, 4)]
+    errors = []
+    for share in (0.5, 1.0):
+        student = copy.deepcopy(teacher)
+        objective = Objective(square, teacher=Teacher(copy.deepcopy(teacher)))
+        settings = FinetuneSettings(64, 0.01, distillation=Distillation(weight=1.0), hold_statistics_at=share)
+        if not finetune(student, batches, objective, settings).holds_statistics:
+            adapt_batch_norm(student, batches, N_HELD)
+        with torch.no_grad():
+            errors.append(float((student.eval()(x) - teacher.eval()(x)).square().mean()))
+    assert errors[0] < 0.5 * errors[1]
+
+
 def test_global_random_state_is_left_as_it_was() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
@@ -142,7 +217,7 @@ def test_exactly_the_asked_steps_are_taken() -> None:
 
     train(
         compressed(),
-        settings=FinetuneSettings(n_steps=7),
+        settings=FinetuneSettings(n_steps=7, hold_statistics_at=1.0),
         batches=Counting(),
         watch=noting(lambda info: steps.append(info.step)),
     )
@@ -158,7 +233,8 @@ def test_every_epoch_is_announced() -> None:
             self.epochs.append(epoch)
 
     x, y = NETS["residual"].batches(1)[0]
-    train(compressed(), settings=FinetuneSettings(n_steps=5), batches=Watched(x, y, batch_size=4), loss=cross_entropy)
+    settings = FinetuneSettings(n_steps=5, hold_statistics_at=1.0)
+    train(compressed(), settings=settings, batches=Watched(x, y, batch_size=4), loss=cross_entropy)
     assert Watched.epochs == [0, 1, 2]
 
 
