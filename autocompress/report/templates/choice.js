@@ -46,7 +46,7 @@ function keeping(candidates, wishes, rule) {
   const fastest = kept.reduce((most, c) => Math.max(most, c.speedup[0]), 0);
   const order = [...allowed].sort((a, b) => a.speedup[0] - b.speedup[0] || a.seen[0] - b.seen[0]);
   for (const c of order) {
-    if (!c.held || c.identity || c.speedup[0] < fastest || !isWorthATest(c, order, wishes)) continue;
+    if (!c.held || c.identity || c.speedup[0] < fastest || !isWorthATest(c, order, wishes, rule)) continue;
     if (wishes.maxDrop === null || boundAt(c.held, chances[0], rule) <= wishes.maxDrop) kept.push(c);
     else if (chances.length > 1) chances.shift();
     else break;
@@ -54,9 +54,11 @@ function keeping(candidates, wishes, rule) {
   return kept;
 }
 
-// Whether it may keep the floor and no faster one surely loses less, by the data that the search saw.
-function isWorthATest(c, others, wishes) {
-  if (wishes.maxDrop !== null && c.seen[1] > wishes.maxDrop) return false;
+// Whether it may keep the floor and no faster one surely loses less, by the data that the search saw; not if its drop is
+// above the floor by more than its standard error.
+function isWorthATest(c, others, wishes, rule) {
+  const standardError = (c.seen[0] - c.seen[1]) / rule.half;
+  if (wishes.maxDrop !== null && c.seen[0] - standardError > wishes.maxDrop) return false;
   return !others.some(other => other.speedup[0] > c.speedup[0] && other.seen[2] < c.seen[1]);
 }
 
