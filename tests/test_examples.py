@@ -43,7 +43,8 @@ def test_the_training_of_the_checkpoint_runs() -> None:
 def test_a_task_of_ones_own_is_searched_from_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "digits"
     task = "examples/digits_task.py:digits"
-    printed = run("-m", "autocompress", "search", task, "--budget", "2trials", "--finetune-steps", 20, "--out", out)
+    brief = ("--budget", "2trials", "--finetune-steps", 20, "--latency-seconds", 0.3, "--sampler", "random")
+    printed = run("-m", "autocompress", "search", task, *brief, "--out", out)
     assert "chosen: " in printed
     manifest = Manifest.read(out / "chosen")
     assert manifest.chosen.test and manifest.chosen.test.accuracy > 0.9
