@@ -1,6 +1,7 @@
 """Numbers with their unit and spread, as measured on the deployed model, and how it was trained."""
 
 import math
+from statistics import NormalDist
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -29,6 +30,11 @@ class Interval(_Frozen):
         if self.low > self.high:
             raise ValueError(f"low <= high must hold, but got {self.low} and {self.high}")
         return self
+
+    @property
+    def standard_error(self) -> float:
+        """Of the value, if the interval is a two-sided 90 % one of a normal distribution."""
+        return (self.high - self.low) / (2 * NormalDist().inv_cdf(0.95))
 
 
 class Speedup(_Frozen):

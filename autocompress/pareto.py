@@ -302,8 +302,7 @@ class Wishes:
         One whose drop is above the floor by more than its standard error would most likely fail, and only two may.
         """
         drop = m.accuracy_drop
-        standard_error = (drop.value - drop.low) / NormalDist().inv_cdf(1 - 0.05)
-        if self.max_drop is not None and drop.value - standard_error > self.max_drop:
+        if self.max_drop is not None and drop.value - drop.standard_error > self.max_drop:
             return False
         return not any(o.speedup.value > m.speedup.value and o.accuracy_drop.high < drop.low for o in others)
 

@@ -228,7 +228,6 @@ def showcase(arguments: argparse.Namespace, work: Path) -> None:
     out = (arguments.out or (work / "report" if arguments.smoke else ROOT / "reports" / name)).resolve()
     study = (arguments.study or work / "study").resolve()
     os.chdir(ROOT)  # where the task is named from
-    out = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out  # as it is shown in the report
     task = f"examples/{name}_task.py:{name}"
     if arguments.smoke:
         smoke_cache(work / "cache")

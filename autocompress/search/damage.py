@@ -33,7 +33,6 @@ from autocompress.train.layout import is_channels_last
 __all__ = ["Damage", "DamageTable", "affordable_samples", "damage_table"]
 
 _RESAMPLING_SECONDS = 0.2  # for the error of a score that says nothing of single samples
-_Z = 1.6448536269514722  # quantile 0.95 of the normal distribution: half of a two-sided 90 % interval in errors
 
 _RUNS = 3.0  # of the FP32 model on all samples, that one choice costs as a rule
 _LEAST_SAVED_RUNS = 2.0  # of the model, from which on keeping activations pays
@@ -268,7 +267,7 @@ class _Bench:
         ]
         before, after = (Predictions(concatenate(outputs[1]), self._targets()) for outputs in (teacher, mine))
         drop = accuracy_drop(task, before, after, max_seconds=_RESAMPLING_SECONDS)
-        return Damage(divergences[1], drop.value, (drop.high - drop.low) / (2 * _Z), divergences[0])
+        return Damage(divergences[1], drop.value, drop.standard_error, divergences[0])
 
 
 def set_up_untrained(module: nn.Module, recipe: Recipe, train: Iterable[Batch], calibration: Iterable[Batch]) -> None:

@@ -28,7 +28,6 @@ from autocompress.search.long_rung import LONG
 from autocompress.search.plan_costs import PlanTables, plan_tables
 from autocompress.search.plan_space import PlanSpace, plan_space
 from autocompress.search.problem_of import problem_of, undominated
-from autocompress.search.recovery import standard_error
 from autocompress.search.samplers import make_sampler
 from autocompress.search.worker import Worker
 from autocompress.space import BoundSpace
@@ -252,7 +251,7 @@ class Engine:
             plan = space.plan_of(c.recipe)
             drop, latency, size = short_drops[c.digest], 1 / m.speedup.value, m.size_bytes / baseline.size_bytes
             rows.append((c.digest, plan, drop.value, latency, size))
-            observations.append(Observation(plan, drop.value, standard_error(drop), latency, size))
+            observations.append(Observation(plan, drop.value, drop.standard_error, latency, size))
         recipe = next(c.recipe for c, _ in measured if c.digest == chosen)
         return explain(
             problem,

@@ -14,7 +14,6 @@ _RELATIVE_ERROR = 0.5  # of a forecast drop
 _LEAST_CHANCE = 0.1  # of keeping the floor; less is not worth a longer training
 LEAST_GAIN = 1.02  # speed-up over the present choice that is worth one
 _NORMAL = NormalDist()
-_OF_90_PERCENT = 2 * _NORMAL.inv_cdf(0.95)  # width of the two-sided interval in standard errors
 
 
 @dataclass(frozen=True)
@@ -53,19 +52,14 @@ class Recovery:
         """
         bound_above = margin(held_out or drop)
         expected = self.share * max(0.0, drop.value)
-        errors = _RELATIVE_ERROR * expected, self.share * standard_error(drop), standard_error(held_out or drop)
+        errors = _RELATIVE_ERROR * expected, self.share * drop.standard_error, (held_out or drop).standard_error
         error = max(1e-9, math.hypot(*errors))
         return _NORMAL.cdf((max_drop - bound_above - expected) / error)
 
 
 def margin(drop: Interval) -> float:
     """How far the bound that decides about a candidate is above its drop."""
-    return standard_error(drop) * _NORMAL.inv_cdf(1 - CHANCES[0])
-
-
-def standard_error(interval: Interval) -> float:
-    """Standard error of a value from its two-sided 90 % interval."""
-    return (interval.high - interval.low) / _OF_90_PERCENT
+    return drop.standard_error * _NORMAL.inv_cdf(1 - CHANCES[0])
 
 
 def most_promising(

@@ -18,7 +18,6 @@ from autocompress.search.evaluator import Evaluator
 from autocompress.search.folder import StudyFolder
 from autocompress.search.ledger import Ledger
 from autocompress.search.members import Member
-from autocompress.search.recovery import standard_error
 from autocompress.search.samplers import DROP_ERROR
 from autocompress.search.storage import ask, ask_again, open_study
 from autocompress.space import BoundSpace
@@ -149,7 +148,7 @@ class ShortRung:
             return
         drop = candidate.measurement.accuracy_drop
         trial.set_user_attr(_DROP, [drop.value, drop.low, drop.high])
-        trial.set_user_attr(DROP_ERROR, standard_error(drop))
+        trial.set_user_attr(DROP_ERROR, drop.standard_error)
         trial.set_constraint("accuracy_drop", drop.high - self._configuration.max_drop)
         self._study.tell(trial, list(told_values(candidate, self._configuration.objectives)))
 

@@ -57,7 +57,7 @@ function keeping(candidates, wishes, rule) {
 // Whether it may keep the floor and no faster one surely loses less, by the data that the search saw; not if its drop is
 // above the floor by more than its standard error.
 function isWorthATest(c, others, wishes, rule) {
-  const standardError = (c.seen[0] - c.seen[1]) / rule.half;
+  const standardError = (c.seen[2] - c.seen[1]) / (2 * rule.half);
   if (wishes.maxDrop !== null && c.seen[0] - standardError > wishes.maxDrop) return false;
   return !others.some(other => other.speedup[0] > c.speedup[0] && other.seen[2] < c.seen[1]);
 }
